@@ -1,0 +1,149 @@
+"""Arrays in and out: the one place that knows which arrays are taken, and how their maps lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DTYPES = frozenset(
+    ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    + ("float16", "bfloat16", "float32", "float64")
+)
+LAYOUTS = ("NCHW", "NHWC")
+MAX_SIDE = 2**31 - 1  # cells; the tables of edges are int32
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Maps:
+    """How feature maps of one dtype and number of channels lie in memory.
+
+    Attributes
+    ----------
+    dtype : dtype
+        Native-endian.
+    count, channels : int
+        N and C.
+    table : ndarray of int64, shape (1 or N, 6)
+        Address (0 for a batch: its array's), height, width, and the bytes from one channel, row, column to the next.
+    batch_step : int
+        Bytes from one map to the next; 0 for a ragged batch.
+    single : bool
+        Whether there was no batch axis.
+    ragged : bool
+        Whether there is a row of the table for each map.
+    address : int
+        Of the table, which lives as long as this.
+    largest : int
+        Cells of the largest map.
+    """
+
+    dtype: np.dtype[Any]
+    count: int
+    channels: int
+    table: NDArray[np.int64]
+    batch_step: int
+    single: bool
+    ragged: bool
+    address: int
+    largest: int
+
+    @property
+    def heights(self) -> NDArray[np.int64]:
+        """Height of all maps, (1,), or of each map of a ragged batch, (N,)."""
+        return self.table[:, 1]
+
+    @property
+    def widths(self) -> NDArray[np.int64]:
+        """Width of all maps, (1,), or of each map of a ragged batch, (N,)."""
+        return self.table[:, 2]
+
+
+def take_maps(x: Any, layout: str) -> tuple[Any, Maps]:
+    """Take an array or a ragged batch: what to keep alive while its memory is in use, and how it lies there."""
+    if isinstance(x, np.ndarray):
+        x = _native(x, "x")
+        return x, _batch(x.shape, x.strides, x.dtype, layout)
+    if isinstance(x, Sequence) and not isinstance(x, str | bytes):
+        return _ragged(x, layout)
+    raise TypeError(f"x: expected a numpy array or a sequence of them, got {type(x).__name__}")
+
+
+def address_of(kept: Any) -> int:
+    """Address that a table of maps is relative to."""
+    return kept.__array_interface__["data"][0] if isinstance(kept, np.ndarray) else 0
+
+
+@lru_cache(maxsize=256)
+def _batch(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], layout: str) -> Maps:
+    if len(shape) not in (3, 4):
+        names = "(C, H, W) or (N, C, H, W)" if layout == "NCHW" else "(H, W, C) or (N, H, W, C)"
+        raise ValueError(f"x: expected shape {names}, got {shape}")
+    row = _map_row("x", 0, shape[-3:], strides[-3:], layout)
+    single = len(shape) == 3
+    count, step = (1, 0) if single else (shape[0], strides[0])
+    channels = shape[-3] if layout == "NCHW" else shape[-1]
+    return _maps(dtype, count, channels, [row], step, single, False)
+
+
+def _ragged(x: Sequence[Any], layout: str) -> tuple[Any, Maps]:
+    if not len(x):
+        raise ValueError("x: an empty sequence of maps does not tell the number of channels")
+    arrays, rows, channels = [], [], -1
+    for i, item in enumerate(x):
+        name = f"x[{i}]"
+        if not isinstance(item, np.ndarray):
+            raise TypeError(f"{name}: expected a numpy array, got {type(item).__name__}")
+        array = _native(item, name)
+        if array.ndim != 3:
+            names = "(C, H, W)" if layout == "NCHW" else "(H, W, C)"
+            raise ValueError(f"{name}: expected shape {names}, got {array.shape}")
+        if array.dtype != (arrays[0] if arrays else array).dtype:
+            raise TypeError(f"{name}: has dtype {array.dtype}, x[0] has {arrays[0].dtype}")
+        rows.append(_map_row(name, address_of(array), array.shape, array.strides, layout))
+        own = array.shape[0 if layout == "NCHW" else 2]
+        channels = own if channels < 0 else channels
+        if own != channels:
+            raise ValueError(f"{name}: has {own} channels, x[0] has {channels}")
+        arrays.append(array)
+    return arrays, _maps(arrays[0].dtype, len(arrays), channels, rows, 0, False, True)
+
+
+def _maps(dtype: Any, count: int, channels: int, rows: list[Any], step: int, single: bool, ragged: bool) -> Maps:
+    table = np.array(rows, dtype=np.int64)
+    largest = int((table[:, 1] * table[:, 2]).max())
+    return Maps(dtype, count, channels, table, step, single, ragged, table.ctypes.data, largest)
+
+
+def _map_row(
+    name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], layout: str
+) -> tuple[int, ...]:
+    """Row of the table of maps."""
+    channel, row, column = (0, 1, 2) if layout == "NCHW" else (2, 0, 1)
+    if 0 in shape:
+        raise ValueError(f"{name}: maps of zero size, shape {shape}")
+    if max(shape[row], shape[column]) > MAX_SIDE:
+        raise ValueError(f"{name}: more than {MAX_SIDE} cells along a side, shape {shape}")
+    return address, shape[row], shape[column], strides[channel], strides[row], strides[column]
+
+
+def _native(x: NDArray[Any], name: str) -> NDArray[Any]:
+    """Check the dtype, and convert it to the machine's byte order."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: masked arrays are not supported; fill it first")
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
+    if x.dtype.name not in DTYPES:
+        raise TypeError(f"{name}: dtype {x.dtype} is not supported, expected bool, integers or floats up to 64 bits")
+    return x
+
+
+def result_dtype(dtype: np.dtype[Any], reduction: str) -> np.dtype[Any]:
+    """Dtype of a result: a mean of integers is a float."""
+    if reduction != "avg" or dtype.kind not in "biu":
+        return dtype
+    return np.result_type(dtype, np.float32)

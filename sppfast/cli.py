@@ -1,0 +1,185 @@
+"""The command line: ``sppfast pool``, ``sppfast info`` and ``sppfast demo``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+import sppfast
+
+CHUNK_BYTES = 64 * 2**20  # of the input: bounds the memory in use, and is long enough to keep every core busy
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with status 2 and one line, instead of argparse's usage block."""
+        self.exit(2, f"sppfast: error: {message} (see {self.prog} --help)\n")
+
+
+def _levels(text: str) -> tuple[tuple[int, int], ...]:
+    parts = [re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", part.strip()) for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 4,2,1 or 6,3x2,1")
+    return tuple((int(part[1]), int(part[2] or part[1])) for part in parts if part)
+
+
+def _workers(text: str) -> int:
+    if not re.fullmatch(r"-?0*[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads (-1: all cores)")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="sppfast", description="Spatial pyramid pooling of arrays.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"sppfast {sppfast.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    pool = commands.add_parser(
+        "pool",
+        help="pool the feature maps of a .npy file",
+        description="Pool the feature maps (C, H, W) or (N, C, H, W) in a .npy file, each into one row. Both "
+        "files are memory-mapped and may be larger than the memory. OUT appears only when it is complete.",
+        allow_abbrev=False,
+    )
+    pool.add_argument("input", metavar="IN.npy", type=Path)
+    pool.add_argument("output", metavar="OUT.npy", type=Path)
+    pool.add_argument(
+        "--levels", type=_levels, default="4,2,1", help="bins per axis, such as 6,3x2,1 [4,2,1]"
+    )
+    pool.add_argument("--mode", choices=["max", "avg"], default="max", help="[max]")
+    pool.add_argument(
+        "--bins", choices=["adaptive", "sliding", "caffe"], default="adaptive", help="[adaptive]"
+    )
+    pool.add_argument(
+        "--layout", choices=["NCHW", "NHWC"], default="NCHW", help="of the maps in IN.npy [NCHW]"
+    )
+    pool.add_argument("--workers", type=_workers, metavar="N", help="threads [all cores]")
+    pool.set_defaults(run=_pool)
+
+    info = commands.add_parser("info", help="print the versions and settings that a bug report needs")
+    info.set_defaults(run=_info)
+
+    demo = commands.add_parser("demo", help="pool photographs, and draw the bins over one of them")
+    demo.add_argument("--out", type=Path, default=Path("sppfast-demo"), metavar="DIR", help="[sppfast-demo]")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process if not given.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 1 after an error in files or data, 130 after Ctrl-C. A usage error raises
+        ``SystemExit(2)``.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("sppfast: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (ImportError, MemoryError, TypeError, ValueError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print("sppfast: error:", " ".join(message.split()), file=sys.stderr)
+    return 1
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    sppfast.show_versions()
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from sppfast import demo
+
+    demo.run(arguments.out)
+
+
+def _pool(arguments: argparse.Namespace) -> None:
+    options = {name: getattr(arguments, name) for name in ("levels", "mode", "bins", "layout", "workers")}
+    try:
+        x = open_memmap(arguments.input, mode="r")
+        if x.ndim not in (3, 4):
+            raise ValueError(f"expected (C, H, W) or (N, C, H, W), got shape {x.shape}")
+        maps = x if x.ndim == 4 else x[None]
+        nothing = sppfast.pool(maps[:0], **options)  # checks the options, and tells the result's row
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{arguments.input}: {error}") from error
+    shape = nothing.shape[1:] if x.ndim == 3 else (len(maps), *nothing.shape[1:])
+    with _new_npy(arguments.output, nothing.dtype, shape) as out:
+        rows = out if x.ndim == 4 else out[None]
+        step = max(1, CHUNK_BYTES * len(maps) // max(1, maps.nbytes))
+        with _progress(len(maps)) as bar:
+            for start in range(0, len(maps), step):
+                chunk = slice(start, start + step)
+                sppfast.pool(maps[chunk], out=rows[chunk], **options)
+                bar.update(len(maps[chunk]))
+
+
+@contextlib.contextmanager
+def _new_npy(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Give a memory-mapped array that becomes the file `path` if the block ends well, and nothing if not."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # A job scheduler's SIGTERM must clean up as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        out = open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+        _reserve(part)
+        yield out
+        out.flush()
+        os.replace(part, path)
+    except OSError as error:  # names the file that the caller asked for
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        part.unlink(missing_ok=True)
+
+
+def _reserve(path: Path) -> None:
+    """Claim the disk space of a file: a full disk is an error now, not a bus error while it is written."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+class _NoBar:
+    def update(self, count: int) -> None:
+        """Take the progress, and show nothing."""
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Show the progress over `total` maps after a second, on a terminal, where tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield _NoBar()
+        return
+    with tqdm(total=total, unit=" maps", delay=1, disable=None, leave=False) as bar:
+        yield bar

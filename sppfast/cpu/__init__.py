@@ -1,0 +1,1 @@
+"""The CPU backend: Numba kernels. Importing it imports Numba, so it is imported on first use."""

@@ -1,0 +1,531 @@
+"""Vectors of the target machine in Numba: one value per channel lane.
+
+A `Lanes` value is an LLVM vector. LLVM splits it into the registers that the machine has (two of AVX2 for 64 bytes,
+four of SSE or NEON, one of AVX-512), so the kernels are written once for every instruction set. Addresses are plain
+integers: the kernels compute them, and the plan sets the bounds that keep them inside the arrays.
+
+Everything that depends on the dtype or on what is computed hangs on one compile-time token, a `Reduction`, that the
+functions here take as their last argument. Max works on *keys*: the bits of a number turned into a signed integer of
+the same order, every NaN above infinity, so that one integer comparison does it all, for every dtype. Avg works on
+float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel import models, register_default
+from numba.extending import intrinsic, overload
+
+I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+F32, F64 = ir.FloatType(), ir.DoubleType()
+SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
+LINE_BYTES = 64  # a cache line, and the channel lanes of one cell of a tile
+
+# dtype: bits, what the bits are, bits of infinity (floats)
+_DTYPES = {
+    "bool": (8, "unsigned", 0),
+    "int8": (8, "signed", 0),
+    "int16": (16, "signed", 0),
+    "int32": (32, "signed", 0),
+    "int64": (64, "signed", 0),
+    "uint8": (8, "unsigned", 0),
+    "uint16": (16, "unsigned", 0),
+    "uint32": (32, "unsigned", 0),
+    "uint64": (64, "unsigned", 0),
+    "float16": (16, "float", 0x7C00),
+    "bfloat16": (16, "float", 0x7F80),
+    "float32": (32, "float", 0x7F800000),
+    "float64": (64, "float", 0x7FF0000000000000),
+}
+
+
+class Lanes(types.Type):  # type: ignore[misc]
+    """Numba's type of a vector of `count` elements, integers of so many bits or float64."""
+
+    def __init__(self, bits: int, count: int, is_float: bool = False) -> None:
+        self.bits = bits
+        self.count = count
+        self.is_float = is_float
+        super().__init__(name=f"Lanes({'f' if is_float else 'i'}{bits} x {count})")
+
+    @property
+    def llvm(self) -> ir.VectorType:
+        return ir.VectorType(F64 if self.is_float else ir.IntType(self.bits), self.count)
+
+
+class Reduction(types.Opaque):  # type: ignore[misc]
+    """Numba's type of the compile-time token: a dtype and what is reduced, ``"max"``, ``"argmax"`` or ``"avg"``."""
+
+    def __init__(self, dtype: str, mode: str) -> None:
+        self.dtype = dtype
+        self.mode = mode
+        self.bits, self.kind, self.infinity = _DTYPES[dtype]
+        super().__init__(name=f"Reduction({dtype}, {mode})")
+
+    @property
+    def count(self) -> int:
+        """Channel lanes."""
+        if self.mode == "avg":  # float64 lanes; 8-bit transposes come 32 rows at a time
+            return max(16, 2 * SHUFFLE_BYTES * 8 // self.bits)
+        return LINE_BYTES * 8 // self.bits
+
+    @property
+    def out_bits(self) -> int:
+        if self.mode != "avg" or self.kind == "float":
+            return self.bits
+        return 32 if self.bits < 32 else 64
+
+    @property
+    def cell(self) -> Lanes:
+        """One cell of the tile."""
+        return Lanes(self.bits, self.count)
+
+    @property
+    def accumulator(self) -> Lanes:
+        return Lanes(64, self.count, is_float=True) if self.mode == "avg" else self.cell
+
+    @property
+    def out(self) -> Lanes:
+        """One bin of the result, as bits."""
+        return Lanes(self.out_bits, self.count)
+
+    @property
+    def index(self) -> Lanes:
+        return Lanes(32, self.count)
+
+
+@register_default(Lanes)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Lanes) -> None:
+        super().__init__(dmm, fe_type, fe_type.llvm)
+
+
+register_default(Reduction)(models.OpaqueModel)
+
+
+# --- LLVM, a few instructions at a time -----------------------------------------------------------------------------
+
+
+def _constant(ty: ir.VectorType, value: Any) -> ir.Constant:
+    return ir.Constant(ty, [value] * ty.count)
+
+
+def _splat(builder: ir.IRBuilder, value: ir.Value, count: int) -> ir.Value:
+    undefined = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
+    one = builder.insert_element(undefined, value, I32(0))
+    return builder.shuffle_vector(one, undefined, _constant(ir.VectorType(I32, count), 0))
+
+
+def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, indices: list[int]) -> ir.Value:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(indices)), indices))
+
+
+def _as(builder: ir.IRBuilder, value: ir.Value, element: ir.Type) -> ir.Value:
+    return builder.bitcast(value, ir.VectorType(element, value.type.count))
+
+
+def _load(builder: ir.IRBuilder, address: ir.Value, ty: ir.Type) -> ir.Value:
+    value = builder.load(builder.inttoptr(address, ty.as_pointer()))
+    value.align = 1
+    return value
+
+
+def _store(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> ir.Instruction:
+    instruction = builder.store(value, builder.inttoptr(address, value.type.as_pointer()))
+    instruction.align = 1
+    return instruction
+
+
+def _encode(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
+    """Turn bits into keys: integers of the same order; zeros of both signs equal, every NaN the same and largest."""
+    if t.mode == "avg" or t.kind == "signed":
+        return bits
+    top = _constant(bits.type, -(2 ** (t.bits - 1)))
+    if t.kind == "unsigned":
+        return builder.xor(bits, top)
+    magnitude = builder.and_(bits, builder.not_(top))
+    sign = builder.ashr(bits, _constant(bits.type, t.bits - 1))
+    ordered = builder.sub(builder.xor(magnitude, sign), sign)
+    is_nan = builder.icmp_signed(">", magnitude, _constant(bits.type, t.infinity))
+    quiet_nan = t.infinity | (t.infinity & -t.infinity) >> 1  # the highest bit of the mantissa set
+    return builder.select(is_nan, _constant(bits.type, quiet_nan), ordered)
+
+
+def _decode(builder: ir.IRBuilder, key: ir.Value, t: Reduction) -> ir.Value:
+    if t.kind != "float":
+        return _encode(builder, key, t)
+    sign = builder.ashr(key, _constant(key.type, t.bits - 1))
+    magnitude = builder.sub(builder.xor(key, sign), sign)
+    return builder.or_(magnitude, builder.and_(key, _constant(key.type, -(2 ** (t.bits - 1)))))
+
+
+def _widen(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
+    """Turn the bits of any dtype into float64. Halves by integer arithmetic: not every machine converts them."""
+    double = ir.VectorType(F64, bits.type.count)
+    if t.kind == "signed":
+        return builder.sitofp(bits, double)
+    if t.kind == "unsigned":
+        return builder.uitofp(bits, double)
+    if t.bits == 64:
+        return _as(builder, bits, F64)
+    if t.bits == 32:
+        return builder.fpext(_as(builder, bits, F32), double)
+    wide = builder.zext(bits, ir.VectorType(I32, bits.type.count))
+    if t.dtype == "bfloat16":
+        return builder.fpext(_as(builder, builder.shl(wide, _constant(wide.type, 16)), F32), double)
+    magnitude = builder.shl(builder.and_(wide, _constant(wide.type, 0x7FFF)), _constant(wide.type, 13))
+    scaled = builder.fmul(_as(builder, magnitude, F32), _constant(ir.VectorType(F32, wide.type.count), 2.0**112))
+    not_finite = builder.icmp_signed(">=", magnitude, _constant(wide.type, 0x7C00 << 13))
+    special = builder.or_(magnitude, _constant(wide.type, 0x7F800000))
+    finite = _as(builder, scaled, I32)
+    sign = builder.shl(builder.and_(wide, _constant(wide.type, 0x8000)), _constant(wide.type, 16))
+    single = builder.or_(builder.select(not_finite, special, finite), sign)
+    return builder.fpext(_as(builder, single, F32), double)
+
+
+def _narrow(builder: ir.IRBuilder, value: ir.Value, t: Reduction) -> ir.Value:
+    """Turn float64 into the bits of the result's dtype, rounded once, to nearest even."""
+    if t.out_bits == 64:
+        return _as(builder, value, I64)
+    single = ir.VectorType(F32, value.type.count)
+    if t.out_bits == 32:
+        return _as(builder, builder.fptrunc(value, single), I32)
+    odd = _round_to_odd(builder, value)
+    return builder.trunc(
+        (_single_to_bfloat16 if t.dtype == "bfloat16" else _single_to_float16)(builder, odd),
+        ir.VectorType(I16, value.type.count),
+    )
+
+
+def _round_to_odd(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Bits of float64 as float32 rounded to odd, which a second rounding to fewer bits does not falsify."""
+    near = builder.fptrunc(value, ir.VectorType(F32, value.type.count))
+    back = builder.fpext(near, value.type)
+    bits = _as(builder, near, I32)
+    one, minus = _constant(bits.type, 1), _constant(bits.type, -1)
+
+    def magnitude(v: ir.Value) -> ir.Value:
+        return builder.and_(_as(builder, v, I64), _constant(ir.VectorType(I64, v.type.count), 2**63 - 1))
+
+    away = builder.icmp_signed(">", magnitude(back), magnitude(value))
+    even = builder.icmp_signed("==", builder.and_(bits, one), _constant(bits.type, 0))
+    inexact = builder.and_(even, builder.fcmp_ordered("!=", back, value))
+    return builder.select(inexact, builder.add(bits, builder.select(away, minus, one)), bits)
+
+
+def _single_to_bfloat16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+    ty = bits.type
+    high = builder.lshr(bits, _constant(ty, 16))
+    even = builder.add(builder.and_(high, _constant(ty, 1)), _constant(ty, 0x7FFF))
+    rounded = builder.lshr(builder.add(bits, even), _constant(ty, 16))
+    magnitude = builder.and_(bits, _constant(ty, 0x7FFFFFFF))
+    is_nan = builder.icmp_signed(">", magnitude, _constant(ty, 0x7F800000))
+    return builder.select(is_nan, builder.or_(high, _constant(ty, 0x40)), rounded)
+
+
+def _single_to_float16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+    ty = bits.type
+    magnitude = builder.and_(bits, _constant(ty, 0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(magnitude, _constant(ty, 13)), _constant(ty, 1))
+    rebias = _constant(ty, ((15 - 127) << 23) + 0xFFF)
+    normal = builder.lshr(builder.add(builder.add(magnitude, rebias), odd), _constant(ty, 13))
+    # Below 2**-14 the sum with 0.5 has the spacing of float16's subnormals: the addition rounds.
+    half = builder.fadd(_as(builder, magnitude, F32), _constant(ir.VectorType(F32, ty.count), 0.5))
+    subnormal = builder.sub(_as(builder, half, I32), _constant(ty, 0x3F000000))
+    is_nan = builder.icmp_signed(">", magnitude, _constant(ty, 0x7F800000))
+    special = builder.select(is_nan, _constant(ty, 0x7E00), _constant(ty, 0x7C00))
+    small = builder.icmp_signed("<", magnitude, _constant(ty, 0x38800000))
+    large = builder.icmp_signed(">=", magnitude, _constant(ty, 0x47800000))
+    result = builder.select(large, special, builder.select(small, subnormal, normal))
+    sign = builder.and_(builder.lshr(bits, _constant(ty, 16)), _constant(ty, 0x8000))
+    return builder.or_(result, sign)
+
+
+# --- the token and its sizes ----------------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def reduction(typingctx: Any, dtype: Any, mode: Any) -> Any:
+    """Make the token of a literal dtype and mode."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return Reduction(dtype.literal_value, mode.literal_value)(dtype, mode), codegen
+
+
+def _size(name: str, measure: Any) -> Any:
+    def typing(typingctx: Any, t: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return I64(measure(t))
+
+        return types.int64(t), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+lane_count = _size("lane_count", lambda t: t.count)
+item_bytes = _size("item_bytes", lambda t: t.bits // 8)
+cell_bytes = _size("cell_bytes", lambda t: t.count * t.bits // 8)
+accumulator_bytes = _size("accumulator_bytes", lambda t: t.count * t.accumulator.bits // 8)
+out_item_bytes = _size("out_item_bytes", lambda t: t.out_bits // 8)
+index_bytes = _size("index_bytes", lambda t: 4 * t.count if t.mode == "argmax" else 0)
+transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bits)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def load_i64(typingctx: Any, address: Any) -> Any:
+    """Load an integer of a descriptor."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(builder, args[0], I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def load_i32(typingctx: Any, address: Any) -> Any:
+    """Load an integer of a table."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.sext(_load(builder, args[0], I32), I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def copy_item(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
+    """Copy one element of the dtype."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store(builder, args[0], _load(builder, args[1], ir.IntType(t.bits)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def copy_cell(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
+    """Copy the channels of one cell into the tile, encoded. `target` and `source` may be the same."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store(builder, args[0], _encode(builder, _load(builder, args[1], t.cell.llvm), t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def load_cell(typingctx: Any, address: Any, t: Any) -> Any:
+    """Load a cell of the tile as what the reduction adds up."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        cell = _load(builder, args[0], t.cell.llvm)
+        return _widen(builder, cell, t) if t.mode == "avg" else cell
+
+    return t.accumulator(types.int64, t), codegen
+
+
+@intrinsic
+def load_accumulator(typingctx: Any, address: Any, t: Any) -> Any:
+    """Load a partial result."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(builder, args[0], t.accumulator.llvm)
+
+    return t.accumulator(types.int64, t), codegen
+
+
+@intrinsic
+def load_index(typingctx: Any, address: Any, t: Any) -> Any:
+    """Load the indices of a partial result."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _load(builder, args[0], t.index.llvm)
+
+    return t.index(types.int64, t), codegen
+
+
+@intrinsic
+def store(typingctx: Any, address: Any, value: Any) -> Any:
+    """Store a vector to any address."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store(builder, args[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), codegen
+
+
+def _copy_intrinsic(name: str, nontemporal: bool) -> Any:
+    def typing(typingctx: Any, target: Any, source: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            line = ir.VectorType(I32, LINE_BYTES // 4)
+            instruction = _store(builder, args[0], _load(builder, args[1], line))
+            if nontemporal:
+                instruction.align = LINE_BYTES
+                instruction.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+copy_line = _copy_intrinsic("copy_line", nontemporal=False)
+stream_line = _copy_intrinsic("stream_line", nontemporal=True)
+
+
+@intrinsic
+def copy_byte(typingctx: Any, target: Any, source: Any) -> Any:
+    """Copy one byte."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store(builder, args[0], _load(builder, args[1], ir.IntType(8)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def identity(typingctx: Any, t: Any) -> Any:
+    """Where a reduction starts: the smallest key, or the sum 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        ty = t.accumulator.llvm
+        return _constant(ty, 0.0 if t.mode == "avg" else -(2 ** (t.bits - 1)))
+
+    return t.accumulator(t), codegen
+
+
+@intrinsic
+def splat_index(typingctx: Any, value: Any, t: Any) -> Any:
+    """Fill a vector of indices."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, builder.trunc(args[0], I32), t.count)
+
+    return t.index(types.int64, t), codegen
+
+
+@intrinsic
+def join(typingctx: Any, a: Any, b: Any) -> Any:
+    """Reduce two: the larger of keys, the sum of float64."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if a.is_float:
+            return builder.fadd(*args)
+        return builder.select(builder.icmp_signed(">", *args), *args)
+
+    return a(a, a), codegen
+
+
+def _select_pair(name: str, ties: bool) -> Any:
+    def typing(typingctx: Any, value: Any, index: Any, best: Any, best_index: Any) -> Any:
+        pair = types.Tuple((best, best_index))
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            value, index, best, best_index = args
+            take = builder.icmp_signed(">", value, best)
+            if ties:
+                tie = builder.icmp_signed("==", value, best)
+                take = builder.or_(take, builder.and_(tie, builder.icmp_signed("<", index, best_index)))
+            chosen = [builder.select(take, value, best), builder.select(take, index, best_index)]
+            return context.make_tuple(builder, pair, chosen)
+
+        return pair(value, index, best, best_index), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+take_larger = _select_pair("take_larger", ties=False)
+take_first = _select_pair("take_first", ties=True)
+
+
+@intrinsic
+def finished(typingctx: Any, value: Any, area: Any, t: Any) -> Any:
+    """Turn a reduction over `area` cells into the bits of the result; 0 where there are none."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, area, _ = args
+        if t.mode == "avg":
+            divisor = _splat(builder, builder.sitofp(area, F64), t.count)
+            bits = _narrow(builder, builder.fdiv(value, divisor), t)
+        else:
+            bits = _decode(builder, value, t)
+        return builder.select(builder.icmp_signed(">", area, I64(0)), bits, _constant(bits.type, 0))
+
+    return t.out(value, types.int64, t), codegen
+
+
+# --- transposition --------------------------------------------------------------------------------------------------
+
+
+def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """Transpose E rows of E elements in each 16-byte part of the vectors, in log2(E) rounds of interleaving."""
+    count = len(rows)
+    lines = range(0, rows[0].type.count, count)
+    low = [line + i // 2 + (i % 2) * rows[0].type.count for line in lines for i in range(count)]
+    high = [i + count // 2 for i in low]
+    for _ in range(count.bit_length() - 1):
+        pairs = [(rows[i], rows[i + count // 2]) for i in range(count // 2)]
+        rows = [_shuffle(builder, a, b, mask) for a, b in pairs for mask in (low, high)]
+    return rows
+
+
+def _transpose_block(builder: ir.IRBuilder, bits: int, args: Any, finish: Any) -> None:
+    target, target_step, source, source_step, last = args
+    count = SHUFFLE_BYTES * 8 // bits
+    line = ir.VectorType(ir.IntType(bits), count)
+
+    def row(i: int) -> ir.Value:
+        index = builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last)
+        return _load(builder, builder.add(source, builder.mul(index, source_step)), line)
+
+    both = list(range(2 * count))
+    rows = [_shuffle(builder, row(i), row(i + count), both) for i in range(count)]
+    for i, vector in enumerate(_transpose(builder, rows)):
+        _store(builder, builder.add(target, builder.mul(I64(i), target_step)), finish(vector))
+
+
+@intrinsic
+def transpose_in(typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, last: Any, t: Any) -> Any:
+    """Transpose 2E rows of E elements (16 bytes: cells of a channel) into E rows of 2E (channels of a cell), encoded.
+
+    Rows past `last` repeat it.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _transpose_block(builder, t.bits, args[:5], lambda vector: _encode(builder, vector, t))
+        return context.get_dummy_value()
+
+    return types.void(*5 * [types.int64], t), codegen
+
+
+def _transpose_out(name: str, bits: Any) -> Any:
+    def typing(typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, t: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            rows = 2 * SHUFFLE_BYTES * 8 // bits(t)
+            _transpose_block(builder, bits(t), (*args[:4], I64(rows - 1)), lambda vector: vector)
+            return context.get_dummy_value()
+
+        return types.void(*4 * [types.int64], t), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+transpose_out = _transpose_out("transpose_out", lambda t: t.out_bits)
+transpose_index = _transpose_out("transpose_index", lambda t: 32)

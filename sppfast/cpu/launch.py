@@ -1,0 +1,139 @@
+"""From arrays and a plan to a kernel's descriptor, its tasks and its threads."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Maps, address_of
+from ..plan import Plan
+from . import kernels, threads
+from .compile import c_function
+from .lanes import LINE_BYTES, Reduction
+
+TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
+SHARED_BYTES = 2**25  # largest whole map that is packed once for many windows
+STREAM_BYTES = 2**24  # results from here on do not stay in a cache: write past it
+CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
+SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
+KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
+
+_local = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A compiled kernel and the sizes that it works with."""
+
+    address: int
+    lanes: int
+    cell_bytes: int
+    bin_bytes: int  # of an accumulator and its indices
+    result_bytes: int  # of a bin of the result, all lanes
+    function: Any
+
+
+@lru_cache(maxsize=None)
+def kernel_of(dtype: str, mode: str) -> Kernel:
+    """Compile a kernel, or load it from the cache on disk."""
+    t = Reduction(dtype, mode)
+    function = c_function("void(int64, int64, int64)", kernels.build(dtype, mode))
+    index_bytes = 4 if mode == "argmax" else 0
+    return Kernel(
+        address=function.address,
+        lanes=t.count,
+        cell_bytes=t.count * t.bits // 8,
+        bin_bytes=t.count * (t.accumulator.bits // 8 + index_bytes),
+        result_bytes=t.count * max(t.out_bits // 8, index_bytes),
+        function=function,
+    )
+
+
+def reduce_maps(
+    kept: Any,
+    maps: Maps,
+    plan: Plan,
+    index: NDArray[np.int64] | None,
+    mode: str,
+    targets: list[NDArray[Any]],
+    workers: int,
+) -> None:
+    """Pool every window into its row of the targets: values, and indices for ``"argmax"``.
+
+    `index` says which map each window belongs to; without it each map is one window.
+    """
+    out, index_out = targets if mode == "argmax" else (targets[0], None)
+    if not out.size:
+        return
+    order = None if index is None else _order(index, maps.count)
+    kernel = kernel_of(maps.dtype.name, mode)
+    largest = maps.largest
+    shared = order is not None and largest * kernel.cell_bytes <= SHARED_BYTES
+    tile = largest if shared else max(min(largest, TILE_BYTES // kernel.cell_bytes), 1)
+    blocks = -(-maps.channels // kernel.lanes)
+    work = out.size + maps.count * maps.channels * largest
+    workers = workers if work > SERIAL_ITEMS else 1
+    chunks = 1
+    if order is not None:
+        wanted = -(-4 * workers // max(maps.count * blocks, 1))
+        chunks = max(1, min(wanted, len(order[0]) // CHUNK_WINDOWS))
+    step = tile * kernel.cell_bytes + (plan.bins + 32) * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
+    step = -(-step // LINE_BYTES) * LINE_BYTES
+    tasks = maps.count * blocks * chunks
+    scratch = _take_scratch(step * min(workers, max(tasks, 1)))
+    descriptor = array(
+        "q",
+        (
+            address_of(kept),
+            maps.batch_step,
+            maps.address,
+            maps.table.strides[0] if maps.ragged else 0,
+            maps.channels,
+            blocks,
+            chunks,
+            order[1].ctypes.data if order else 0,
+            order[0].ctypes.data if order else 0,
+            plan.edges_at,
+            plan.edges.strides[0] if len(plan.edges) > 1 else 0,
+            plan.levels_at,
+            len(plan.levels),
+            plan.bins,
+            address_of(out),
+            out.strides[0],
+            address_of(index_out),
+            0 if index_out is None else index_out.strides[0],
+            shared,
+            tile,
+            out.nbytes >= STREAM_BYTES,
+            -(-address_of(scratch) // LINE_BYTES) * LINE_BYTES,
+            step,
+        ),
+    )
+    threads.crew.run(kernel.address, descriptor.buffer_info()[0], tasks, workers)
+    _give_scratch(scratch)
+
+
+def _order(index: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Windows by map: their rows in the result, and where each map's begin."""
+    rows = np.argsort(index, kind="stable")
+    starts = np.searchsorted(index, np.arange(count + 1), sorter=rows)
+    return rows.astype(np.int64, copy=False), starts.astype(np.int64, copy=False)
+
+
+def _take_scratch(size: int) -> NDArray[np.uint8]:
+    """Memory for the workers of one call: that of this thread's last call, where it is large enough."""
+    scratch: NDArray[np.uint8] | None = _local.__dict__.pop("scratch", None)
+    if scratch is None or scratch.size < size + LINE_BYTES:
+        scratch = np.empty(size + LINE_BYTES, dtype=np.uint8)
+    return scratch
+
+
+def _give_scratch(scratch: NDArray[np.uint8]) -> None:
+    if scratch.size <= KEEP_BYTES:
+        _local.scratch = scratch

@@ -1,0 +1,231 @@
+"""Threads that stay out of Python: they sleep on locks of CPython, wake in microseconds, and never take the GIL.
+
+Numba's own layers are not used, because GNU OpenMP aborts a forked child that enters a parallel region and the
+workqueue aborts when two threads enter one. Here a call that finds the crew at work does its tasks alone, and a
+forked child starts a crew of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import threading
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from .compile import compiled
+from .lanes import I64, load_i64
+
+# Fields of the crew's state, an array of int64. Each counter that threads fight over has a cache line of its own.
+KERNEL, DESCRIPTOR, TASKS, STOP, ACQUIRE, RELEASE, DONE, WAKE_AT = range(8)
+NEXT, AT_WORK = 16, 24
+STATE_FIELDS = 32
+SPINS = 200  # attempts at a lock before sleeping on it
+
+
+@intrinsic
+def _add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Add to an integer in memory, atomically; return what it was."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.inttoptr(args[0], I64.as_pointer()), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _set(typingctx: Any, address: Any, value: Any) -> Any:
+    """Store an integer."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], I64.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _call_kernel(typingctx: Any, kernel: Any, descriptor: Any, task: Any, worker: Any) -> Any:
+    """Call a kernel by its address."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [I64, I64, I64]).as_pointer()
+        builder.call(builder.inttoptr(args[0], function), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*4 * [types.int64]), codegen
+
+
+@intrinsic
+def _try_lock(typingctx: Any, acquire: Any, lock: Any, wait: Any) -> Any:
+    """Call PyThread_acquire_lock, which needs no GIL: 1 if the lock was taken."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.IntType(32), [I64, ir.IntType(32)]).as_pointer()
+        taken = builder.call(builder.inttoptr(args[0], function), [args[1], builder.trunc(args[2], ir.IntType(32))])
+        return builder.sext(taken, I64)
+
+    return types.int64(*3 * [types.int64]), codegen
+
+
+@intrinsic
+def _unlock(typingctx: Any, release: Any, lock: Any) -> Any:
+    """Call PyThread_release_lock."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [I64]).as_pointer()
+        builder.call(builder.inttoptr(args[0], function), [args[1]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@compiled("void(int64, int64)")
+def _wait(acquire, lock):  # type: ignore[no-untyped-def]
+    for _ in range(SPINS):
+        if _try_lock(acquire, lock, 0) == 1:
+            return
+    while _try_lock(acquire, lock, 1) != 1:
+        pass
+
+
+@compiled("void(int64, int64)")
+def _work(state, worker):  # type: ignore[no-untyped-def]
+    """Do tasks until there are none left."""
+    kernel, descriptor, tasks = load_i64(state), load_i64(state + 8 * DESCRIPTOR), load_i64(state + 8 * TASKS)
+    task = _add(state + 8 * NEXT, 1)
+    while task < tasks:
+        _call_kernel(kernel, descriptor, task, worker)
+        task = _add(state + 8 * NEXT, 1)
+
+
+@compiled("void(int64, int64)")
+def _serve(state, worker):  # type: ignore[no-untyped-def]
+    """Be a worker: sleep, work, report, until told to stop."""
+    acquire, release = load_i64(state + 8 * ACQUIRE), load_i64(state + 8 * RELEASE)
+    wake = load_i64(load_i64(state + 8 * WAKE_AT) + 8 * worker)
+    _wait(acquire, wake)
+    while load_i64(state + 8 * STOP) == 0:
+        _work(state, worker)
+        if _add(state + 8 * AT_WORK, -1) == 1:
+            _unlock(release, load_i64(state + 8 * DONE))
+        _wait(acquire, wake)
+
+
+@compiled("void(int64, int64, int64, int64, int64)")
+def _lead(state, kernel, descriptor, tasks, helpers):  # type: ignore[no-untyped-def]
+    """Wake workers 1 to `helpers`, work with them as worker 0, and wait for the last."""
+    _set(state, kernel)
+    _set(state + 8 * DESCRIPTOR, descriptor)
+    _set(state + 8 * TASKS, tasks)
+    _set(state + 8 * NEXT, 0)
+    _set(state + 8 * AT_WORK, helpers)
+    for worker in range(1, helpers + 1):
+        _unlock(load_i64(state + 8 * RELEASE), load_i64(load_i64(state + 8 * WAKE_AT) + 8 * worker))
+    _work(state, 0)
+    if helpers:
+        _wait(load_i64(state + 8 * ACQUIRE), load_i64(state + 8 * DONE))
+
+
+@compiled("void(int64, int64, int64)")
+def _alone(kernel, descriptor, tasks):  # type: ignore[no-untyped-def]
+    for task in range(tasks):
+        _call_kernel(kernel, descriptor, task, 0)
+
+
+class Crew:
+    """Worker threads, started as they are needed, one call at a time."""
+
+    LIMIT = 256
+
+    def __init__(self) -> None:
+        self.busy = threading.Lock()
+        self.threads: list[threading.Thread] = []
+        self._memory = np.zeros(STATE_FIELDS + 8, dtype=np.int64)
+        self._wake = np.zeros(self.LIMIT + 1, dtype=np.int64)
+        skip = -self._memory.ctypes.data % 64 // 8
+        self._fields = self._memory[skip:]
+        self._state = self._fields.ctypes.data
+        self._fields[ACQUIRE] = _python_function("PyThread_acquire_lock")
+        self._fields[RELEASE] = _python_function("PyThread_release_lock")
+        self._fields[DONE] = _new_lock()
+        self._fields[WAKE_AT] = self._wake.ctypes.data
+
+    def run(self, kernel: int, descriptor: int, tasks: int, workers: int) -> None:
+        """Do the tasks of a kernel with up to `workers` threads, this one included."""
+        helpers = min(workers, tasks, self.LIMIT) - 1
+        if helpers > 0 and self.busy.acquire(blocking=False):
+            try:
+                self._grow(helpers)
+                _lead(self._state, kernel, descriptor, tasks, min(helpers, len(self.threads)))
+            finally:
+                self.busy.release()
+        else:
+            _alone(kernel, descriptor, tasks)
+
+    def _grow(self, helpers: int) -> None:
+        while len(self.threads) < helpers and not self._fields[STOP]:
+            worker = len(self.threads) + 1
+            self._wake[worker] = _new_lock()
+            thread = threading.Thread(
+                target=_serve, args=(self._state, worker), name=f"sppfast-{worker}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads to be had: fewer do
+                return
+            self.threads.append(thread)
+
+    def close(self) -> None:
+        """End the threads, before the interpreter takes the compiled code from under them."""
+        if not self.busy.acquire(timeout=1):
+            return
+        self._fields[STOP] = 1
+        for worker in range(1, len(self.threads) + 1):
+            _unlock_from_python(int(self._wake[worker]))
+        for thread in self.threads:
+            thread.join(timeout=1)
+        self.threads.clear()
+        self.busy.release()
+
+
+def _python_function(name: str) -> int:
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+
+
+def _new_lock() -> int:
+    """Allocate a lock of CPython, taken."""
+    allocate = ctypes.PYFUNCTYPE(ctypes.c_void_p)(_python_function("PyThread_allocate_lock"))
+    acquire = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(_python_function("PyThread_acquire_lock"))
+    lock = allocate()
+    if not lock:
+        raise MemoryError("no lock for a worker thread")
+    acquire(lock, 0)
+    return int(lock)
+
+
+def _unlock_from_python(lock: int) -> None:
+    ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_python_function("PyThread_release_lock"))(lock)
+
+
+crew = Crew()
+
+
+def _renew() -> None:
+    """Start afresh in a forked child, which has this thread alone."""
+    global crew
+    crew = Crew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+@atexit.register
+def _close() -> None:
+    crew.close()

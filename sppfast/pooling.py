@@ -1,0 +1,317 @@
+"""The public operators: check, plan, dispatch, shape the result."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .arrays import LAYOUTS, Maps, result_dtype, take_maps
+from .geometry import ConvGeometry, as_geometry
+from .plan import Plan, make_plan
+from .pyramid import BINS, Levels, Pyramid, as_pyramid, bin_edges, one_of
+from .windows import ROUNDINGS, parse_rois, window_bins
+
+MODES = ("max", "avg")
+MAX_INDEX = 2**31 - 1
+INDEX_DTYPE = np.dtype(np.int32)
+
+
+def pool(
+    x: NDArray[Any] | Sequence[NDArray[Any]],
+    levels: Levels = (4, 2, 1),
+    *,
+    mode: str = "max",
+    bins: str = "adaptive",
+    layout: str = "NCHW",
+    flatten: bool = True,
+    return_indices: bool = False,
+    out: Any = None,
+    workers: int | None = None,
+) -> Any:
+    """Pool feature maps of any size into vectors of one length: spatial pyramid pooling.
+
+    Parameters
+    ----------
+    x : ndarray or sequence of ndarray
+        One map ``(C, H, W)``, a batch ``(N, C, H, W)``, or maps ``(C, Hi, Wi)`` of different sizes; with
+        ``layout="NHWC"`` ``(H, W, C)``, ``(N, H, W, C)``, ``(Hi, Wi, C)``. Any strides; bool, integers, float16,
+        bfloat16 (of `ml_dtypes`), float32 or float64.
+    levels : int or sequence of int or (rows, columns)
+        The grids of bins of the pyramid, in any order; an int n is n x n.
+    mode : {"max", "avg"}
+        Maximum or mean of the cells of a bin. A NaN in a bin makes the bin NaN; an empty bin is 0.
+    bins : {"adaptive", "sliding", "caffe"}
+        Which cells a bin has, see `Pyramid`.
+    layout : {"NCHW", "NHWC"}
+        The order of the axes of `x`, and of the result with ``flatten=False``.
+    flatten : bool
+        Whether the result is one array, or a tuple with a view of it for each level.
+    return_indices : bool
+        Whether to return also where each maximum lies (``mode="max"`` only).
+    out : ndarray, optional
+        Where to put the result, of the shape and dtype of the flat result; with ``return_indices=True`` a pair of
+        such arrays may be given.
+    workers : int, optional
+        Threads. None: as many as this process may use; -1 the same, -2 one less. The result does not depend on it.
+
+    Returns
+    -------
+    ndarray, shape (N, F), or (F,) for one map
+        ``F = C * sum(rows * columns)``: level by level in the order given, and in a level channel, row, column,
+        whatever the layout. The dtype of `x`; a mean of integers is ``np.result_type(dtype, np.float32)``.
+        With ``flatten=False`` a tuple with one view per level, ``(N, C, rows, columns)`` or
+        ``(N, rows, columns, C)``.
+    indices : the same form, int32
+        With ``return_indices=True``: ``row * W + column`` of the maximum in its map, the first in row-major order
+        where several tie, -1 for an empty bin.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of the above; the message names it.
+
+    See Also
+    --------
+    roi_pool : the same for windows of an image.
+
+    Notes
+    -----
+    With ``bins="adaptive"`` this is ``torch.cat([adaptive_max_pool2d(x, n).flatten(1) for n in levels], 1)``.
+
+    References
+    ----------
+    He, Zhang, Ren, Sun: Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition, TPAMI 2015,
+    section 2.2.
+
+    Examples
+    --------
+    >>> import numpy as np, sppfast
+    >>> x = np.random.default_rng(0).random((2, 256, 13, 20), dtype=np.float32)
+    >>> sppfast.pool(x, levels=(4, 2, 1)).shape
+    (2, 5376)
+    >>> maps = [x[0], x[1, :, :7, :9]]  # maps of different sizes, vectors of one length
+    >>> sppfast.pool(maps, levels=(4, 2, 1)).shape
+    (2, 5376)
+    >>> [level.shape for level in sppfast.pool(x, (4, (1, 2)), mode="avg", flatten=False)]
+    [(2, 256, 4, 4), (2, 256, 1, 2)]
+    """
+    reduction = _reduction(mode, return_indices)
+    one_of("layout", layout, LAYOUTS)
+    pyramid = as_pyramid(levels, bins)
+    kept, maps = take_maps(x, layout)
+    if maps.ragged:
+        plan = _plan_maps(pyramid, maps.heights, maps.widths, reduction)
+    else:
+        plan = _plan_map(pyramid, *map(int, maps.table[0, 1:3]), reduction)
+    length = maps.channels * plan.bins
+    results = _allocate(out, (length,) if maps.single else (maps.count, length), maps, reduction)
+    _fill(results, kept, maps, plan, None, reduction, workers)
+    return _present(results, pyramid, maps.channels, layout, flatten)
+
+
+def roi_pool(
+    x: NDArray[Any] | Sequence[NDArray[Any]],
+    rois: ArrayLike | Sequence[ArrayLike],
+    levels: Levels = (6, 3, 2, 1),
+    *,
+    geometry: float | ConvGeometry = 16,
+    rounding: str = "sppnet",
+    batch_index: ArrayLike | None = None,
+    mode: str = "max",
+    layout: str = "NCHW",
+    flatten: bool = True,
+    return_indices: bool = False,
+    out: Any = None,
+    workers: int | None = None,
+) -> Any:
+    """Pool windows of images out of their feature maps: region-of-interest pyramid pooling.
+
+    Parameters
+    ----------
+    x : ndarray or sequence of ndarray
+        One map, a batch, or maps of different sizes, as in `pool`.
+    rois : array_like, shape (R, 4) or (R, 5), or a sequence of (Ri, 4)
+        Windows ``x0, y0, x1, y1`` in image pixels, corners inclusive. Of shape (R, 4) with `batch_index`, or (R, 5)
+        with the batch index first, or one array for each map.
+    levels : int or sequence of int or (rows, columns)
+        The grids of bins that each window is divided into, adaptively.
+    geometry : float or ConvGeometry
+        Where the cells of the maps lie in the image; a number is a stride with offset 0.
+    rounding : {"sppnet", "fast_rcnn", "cells"}
+        From pixels to cells:
+
+        - ``"sppnet"`` (the paper's appendix A.1): see `ConvGeometry.cells`; a window is clamped to the map and is
+          never empty;
+        - ``"fast_rcnn"``: float32, half away from zero, bit for bit ``torchvision.ops.roi_pool`` and ONNX
+          ``MaxRoiPool`` with ``spatial_scale = 1 / stride``; bins are clipped to the map;
+        - ``"cells"``: the windows are half-open cells already, whole numbers; what lies outside the map is cut off
+          before the window is divided.
+    batch_index : array_like of int, shape (R,), optional
+        The map of each window. Not needed for a single map.
+    mode, layout, flatten, return_indices, out, workers
+        As in `pool`.
+
+    Returns
+    -------
+    ndarray, shape (R, F)
+        One row per window, in the order of `rois` (of the maps, for a sequence), as in `pool`; with ``flatten=False``
+        and ``return_indices=True`` as there. An empty bin is 0, its index -1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of the above; the message names it. NaN or infinite windows, ``x1 < x0``,
+        ``y1 < y0`` and a batch index out of range are errors; no windows at all are not.
+
+    See Also
+    --------
+    pool : the same for whole images.
+
+    References
+    ----------
+    He, Zhang, Ren, Sun: Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition, TPAMI 2015,
+    section 4 and appendix A. Girshick: Fast R-CNN, ICCV 2015, section 2.1.
+
+    Examples
+    --------
+    >>> import numpy as np, sppfast
+    >>> x = np.random.default_rng(0).random((256, 38, 63), dtype=np.float32)  # of an image of 608 x 1008 pixels
+    >>> rois = np.array([[0, 0, 223, 223], [100, 50, 400, 600]])
+    >>> sppfast.roi_pool(x, rois, levels=(6, 3, 2, 1), geometry=16).shape
+    (2, 12800)
+    >>> batch = np.stack([x, x])
+    >>> sppfast.roi_pool(batch, rois, 7, rounding="fast_rcnn", batch_index=[1, 0], flatten=False)[0].shape
+    (2, 256, 7, 7)
+    """
+    reduction = _reduction(mode, return_indices)
+    one_of("layout", layout, LAYOUTS)
+    one_of("rounding", rounding, ROUNDINGS)
+    pyramid = as_pyramid(levels)
+    kept, maps = take_maps(x, layout)
+    windows, index = parse_rois(rois, batch_index, maps.count)
+    heights, widths = (
+        side[index] if maps.ragged else np.broadcast_to(side, index.shape) for side in (maps.heights, maps.widths)
+    )
+    rows, columns = window_bins(windows, heights, widths, as_geometry(geometry), rounding)
+    plan = make_plan(pyramid, rows, columns, unions=reduction != "avg")
+    results = _allocate(out, (len(index), maps.channels * plan.bins), maps, reduction)
+    _fill(results, kept, maps, plan, index, reduction, workers)
+    return _present(results, pyramid, maps.channels, layout, flatten)
+
+
+def _reduction(mode: str, return_indices: bool) -> str:
+    one_of("mode", mode, MODES)
+    if not return_indices:
+        return mode
+    if mode != "max":
+        raise ValueError(f"return_indices: only mode='max' has indices, got mode={mode!r}")
+    return "argmax"
+
+
+@lru_cache(maxsize=256)
+def _plan_map(pyramid: Pyramid, height: int, width: int, reduction: str) -> Plan:
+    return _plan_maps(pyramid, np.array([height]), np.array([width]), reduction)
+
+
+def _plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.int64], reduction: str) -> Plan:
+    """Plan whole maps as windows, one for each size."""
+    return make_plan(
+        pyramid,
+        lambda n: bin_edges(heights, n, pyramid.bins),
+        lambda n: bin_edges(widths, n, pyramid.bins),
+        unions=reduction != "avg",
+    )
+
+
+def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> list[NDArray[Any]]:
+    """Allocate the result, or check the caller's: the values, and the indices where they are asked for."""
+    dtypes = [result_dtype(maps.dtype, reduction)]
+    if reduction == "argmax":
+        if maps.largest > MAX_INDEX:
+            raise ValueError(f"return_indices: a map of {maps.largest} cells is too large for int32 indices")
+        dtypes.append(INDEX_DTYPE)
+    outs = [out] if not (isinstance(out, tuple) and reduction == "argmax") else list(out)
+    if len(outs) > len(dtypes):
+        raise ValueError(f"out: expected an array or a pair of arrays, got {len(outs)}")
+    outs += [None] * (len(dtypes) - len(outs))
+    return [
+        np.empty(shape, dtype) if given is None else _check_out(given, shape, dtype)
+        for given, dtype in zip(outs, dtypes, strict=True)
+    ]
+
+
+def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: expected a numpy array, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out: is read-only")
+    return out
+
+
+def _fill(
+    results: list[NDArray[Any]],
+    kept: Any,
+    maps: Maps,
+    plan: Plan,
+    index: NDArray[np.int64] | None,
+    reduction: str,
+    workers: int | None,
+) -> None:
+    """Have the backend reduce, into the results or, where it cannot write there, into a copy."""
+    from .cpu.launch import reduce_maps
+
+    threads = _threads(workers)
+    sources = kept if maps.ragged else (kept,)
+    targets = [result if _is_writable_in_place(result, sources) else np.empty_like(result, order="C") for result in results]
+    reduce_maps(kept, maps, plan, index, reduction, targets, threads)
+    for result, target in zip(results, targets, strict=True):
+        if target is not result:
+            result[...] = target
+
+
+def _is_writable_in_place(result: NDArray[Any], sources: Sequence[NDArray[Any]]) -> bool:
+    """Whether the rows of the result are contiguous and share no memory with the maps."""
+    if result.base is None and result.flags.c_contiguous:
+        return True
+    contiguous = result.strides[-1] == result.itemsize
+    return contiguous and not any(np.may_share_memory(result, source) for source in sources)
+
+
+def _present(results: list[NDArray[Any]], pyramid: Pyramid, channels: int, layout: str, flatten: bool) -> Any:
+    """Give the result the form asked for."""
+    forms = [result if flatten else pyramid.split(result, channels, layout) for result in results]
+    return forms[0] if len(forms) == 1 else tuple(forms)
+
+
+def _threads(workers: int | None) -> int:
+    """Threads of SciPy's `workers`."""
+    if workers is None:
+        return available_cores()
+    try:
+        if isinstance(workers, bool):
+            raise TypeError
+        number = operator.index(workers)
+    except TypeError:
+        raise TypeError(f"workers: expected an integer or None, got {workers!r}") from None
+    if number < 0:
+        number += available_cores() + 1
+    if number < 1:
+        raise ValueError(f"workers: {workers} leaves no thread of {available_cores()}")
+    return number
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,176 @@
+"""Windows of an image: what `rois` may be, and the rounding rules that turn windows into bins of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import ConvGeometry
+from .plan import Bins
+from .pyramid import bin_edges
+
+ROUNDINGS = ("sppnet", "fast_rcnn", "cells")
+FAR = 2**30  # cells: further out than any map reaches, and safe in int32
+
+Windows = NDArray[Any]  # (R, 4): x0, y0, x1, y1
+AxisBins = Callable[[int], Bins]
+
+
+def parse_rois(rois: Any, batch_index: Any, maps: int) -> tuple[Windows, NDArray[np.int64]]:
+    """Bring the three forms of `rois` into one: windows (R, 4) and the map of each (R,)."""
+    if _is_sequence_of_windows(rois):
+        return _parse_sequence(rois, batch_index, maps)
+    array = _real("rois", rois)
+    if array.size == 0 and array.ndim < 2:
+        array = array.reshape(0, 4 if batch_index is None else 4)
+    if array.ndim != 2 or array.shape[1] not in (4, 5):
+        raise ValueError(f"rois: expected shape (R, 4) or (R, 5), got {array.shape}")
+    if array.shape[1] == 5:
+        if batch_index is not None:
+            raise ValueError("batch_index: rois of shape (R, 5) already hold the batch index, expected None")
+        windows, index = array[:, 1:], _whole_index(array[:, 0], maps)
+    else:
+        windows, index = array, _parse_batch_index(batch_index, len(array), maps)
+    _check_windows(windows, "rois")
+    return windows, index
+
+
+def _is_sequence_of_windows(rois: Any) -> bool:
+    if isinstance(rois, np.ndarray):
+        return rois.ndim == 3
+    if not isinstance(rois, Sequence) or isinstance(rois, str | bytes) or not len(rois):
+        return False
+    return all(_is_windows(windows) for windows in rois)
+
+
+def _is_windows(windows: Any) -> bool:
+    shape = np.shape(windows) if not isinstance(windows, str | bytes) else ()
+    return len(shape) == 2 or shape == (0,)
+
+
+def _parse_sequence(rois: Sequence[Any], batch_index: Any, maps: int) -> tuple[Windows, NDArray[np.int64]]:
+    if batch_index is not None:
+        raise ValueError("batch_index: a sequence of rois already has one item per map, expected None")
+    if len(rois) != maps:
+        raise ValueError(f"rois: expected one item for each of {maps} maps, got {len(rois)}")
+    parts = []
+    for i, windows in enumerate(rois):
+        part = _real(f"rois[{i}]", windows)
+        part = part.reshape(0, 4) if part.shape == (0,) else part
+        if part.ndim != 2 or part.shape[1] != 4:
+            raise ValueError(f"rois[{i}]: expected shape (R, 4), got {part.shape}")
+        _check_windows(part, f"rois[{i}]")
+        parts.append(part)
+    index = np.repeat(np.arange(maps, dtype=np.int64), [len(part) for part in parts])
+    return np.concatenate(parts), index
+
+
+def _real(name: str, value: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name}: rows of different lengths, expected shape (R, 4) or (R, 5)") from None
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name}: dtype {array.dtype} is not supported, expected integers or floats")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _whole_index(column: NDArray[Any], maps: int) -> NDArray[np.int64]:
+    for i in np.flatnonzero(~((column >= 0) & (column < maps) & (column == np.floor(column))))[:1]:
+        raise ValueError(f"rois[{i}]: batch index {column[i]} is not a whole number from 0 to {maps - 1}")
+    return column.astype(np.int64)
+
+
+def _parse_batch_index(batch_index: Any, count: int, maps: int) -> NDArray[np.int64]:
+    if batch_index is None:
+        if maps != 1 and count:
+            raise ValueError(f"batch_index: needed to tell which of {maps} maps each of the rois belongs to")
+        return np.zeros(count, dtype=np.int64)
+    index = np.asarray(batch_index)
+    if index.size and index.dtype.kind not in "iu":
+        raise TypeError(f"batch_index: expected integers, got dtype {index.dtype}")
+    if index.shape != (count,):
+        raise ValueError(f"batch_index: expected shape ({count},) for {count} rois, got {index.shape}")
+    for i in np.flatnonzero((index < 0) | (index >= maps))[:1]:
+        raise ValueError(f"batch_index[{i}]: {index[i]} is out of range for {maps} maps")
+    return index.astype(np.int64)
+
+
+def _check_windows(windows: Windows, name: str) -> None:
+    if windows.dtype.kind == "f" and not np.isfinite(windows).all():
+        i, k = np.argwhere(~np.isfinite(windows))[0]
+        raise ValueError(f"{name}[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not finite")
+    for low, high, side in ((0, 2, "x1 = {1} is left of x0 = {0}"), (1, 3, "y1 = {1} is above y0 = {0}")):
+        for i in np.flatnonzero(windows[:, high] < windows[:, low])[:1]:
+            raise ValueError(f"{name}[{i}]: " + side.format(windows[i, low], windows[i, high]))
+
+
+def window_bins(
+    windows: Windows, heights: NDArray[np.int64], widths: NDArray[np.int64], geometry: ConvGeometry, rounding: str
+) -> tuple[AxisBins, AxisBins]:
+    """Bins of windows, by a rounding rule.
+
+    Parameters
+    ----------
+    windows : ndarray, shape (R, 4)
+        In image pixels, or in cells for ``"cells"``.
+    heights, widths : ndarray of int64, shape (R,)
+        Size of each window's map.
+    geometry : ConvGeometry
+        Pixels to cells.
+    rounding : {"sppnet", "fast_rcnn", "cells"}
+        The rule.
+
+    Returns
+    -------
+    rows, columns : callable
+        Number of bins to ``(2, R, n)``: starts and stops of the bins, in cells of the map.
+    """
+    if rounding == "fast_rcnn":
+        x0, y0, x1, y1 = _fast_rcnn_cells(windows, geometry)
+        return _fast_rcnn_bins(y0, y1, heights), _fast_rcnn_bins(x0, x1, widths)
+    if rounding == "sppnet":
+        x0, y0, x1, y1 = geometry.sppnet_cells(windows.astype(np.float64), heights, widths)
+    else:
+        x0, y0, x1, y1 = _whole_cells(windows, heights, widths)
+    return _adaptive_bins(y0, y1), _adaptive_bins(x0, x1)
+
+
+def _adaptive_bins(start: NDArray[np.int64], stop: NDArray[np.int64]) -> AxisBins:
+    return lambda n: bin_edges(stop - start, n) + start[:, None]
+
+
+def _whole_cells(windows: Windows, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> Any:
+    if windows.dtype.kind == "f":
+        for i, k in np.argwhere(windows != np.floor(windows))[:1]:
+            raise ValueError(f"rois[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not a whole cell")
+    for k, limit in enumerate((widths, heights, widths, heights)):
+        yield np.clip(windows[:, k], 0, limit).astype(np.int64)
+
+
+def _fast_rcnn_cells(windows: Windows, geometry: ConvGeometry) -> tuple[NDArray[np.float32], ...]:
+    """Girshick's rounding: float32 throughout, half away from zero. Returned as whole float32."""
+    scale = np.float32(1 / geometry.stride)
+    largest = np.finfo(np.float32).max
+    pixels = np.clip(windows.astype(np.float64), -largest, largest).astype(np.float32)
+    with np.errstate(over="ignore"):
+        cells = np.clip((pixels - np.float32(geometry.offset)) * scale, -FAR, FAR)
+    whole = np.trunc(cells)
+    whole += np.copysign(np.abs(cells - whole) >= 0.5, cells)
+    return tuple(whole.T)
+
+
+def _fast_rcnn_bins(first: NDArray[np.float32], last: NDArray[np.float32], length: NDArray[np.int64]) -> AxisBins:
+    start = first.astype(np.int64)
+    extent = np.maximum(last.astype(np.int64) - start + 1, 1).astype(np.float32)
+
+    def bins(n: int) -> Bins:
+        size = (extent / np.float32(n))[:, None]
+        i = np.arange(n + 1, dtype=np.float32)
+        edges = np.stack([np.floor(i[:-1] * size), np.ceil(i[1:] * size)]).astype(np.int64)
+        return np.clip(edges + start[:, None], 0, length[:, None])
+
+    return bins
