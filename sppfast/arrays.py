@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DTYPES = frozenset(
-    ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-    + ("float16", "bfloat16", "float32", "float64")
-)
+DTYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64".split())
 LAYOUTS = ("NCHW", "NHWC")
+LINE_BYTES = 64  # of a cache line
+LARGE_BYTES = 2**20
 MAX_SIDE = 2**31 - 1  # cells; the tables of edges are int32
 
 
@@ -93,7 +93,9 @@ def _batch(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any
 def _ragged(x: Sequence[Any], layout: str) -> tuple[Any, Maps]:
     if not len(x):
         raise ValueError("x: an empty sequence of maps does not tell the number of channels")
-    arrays, rows, channels = [], [], -1
+    arrays: list[NDArray[Any]] = []
+    rows: list[tuple[int, ...]] = []
+    channels = -1
     for i, item in enumerate(x):
         name = f"x[{i}]"
         if not isinstance(item, np.ndarray):
@@ -119,9 +121,7 @@ def _maps(dtype: Any, count: int, channels: int, rows: list[Any], step: int, sin
     return Maps(dtype, count, channels, table, step, single, ragged, table.ctypes.data, largest)
 
 
-def _map_row(
-    name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], layout: str
-) -> tuple[int, ...]:
+def _map_row(name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """Row of the table of maps."""
     channel, row, column = (0, 1, 2) if layout == "NCHW" else (2, 0, 1)
     if 0 in shape:
@@ -147,3 +147,13 @@ def result_dtype(dtype: np.dtype[Any], reduction: str) -> np.dtype[Any]:
     if reduction != "avg" or dtype.kind not in "biu":
         return dtype
     return np.result_type(dtype, np.float32)
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Allocate a result; a large one from the beginning of a cache line, so that whole lines can be written."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE_BYTES:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + LINE_BYTES, dtype=np.uint8)
+    begin = -address_of(memory) % LINE_BYTES
+    return memory[begin : begin + size].view(dtype).reshape(shape)

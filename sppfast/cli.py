@@ -54,16 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     pool.add_argument("input", metavar="IN.npy", type=Path)
     pool.add_argument("output", metavar="OUT.npy", type=Path)
-    pool.add_argument(
-        "--levels", type=_levels, default="4,2,1", help="bins per axis, such as 6,3x2,1 [4,2,1]"
-    )
+    pool.add_argument("--levels", type=_levels, default="4,2,1", help="bins per axis, such as 6,3x2,1 [4,2,1]")
     pool.add_argument("--mode", choices=["max", "avg"], default="max", help="[max]")
-    pool.add_argument(
-        "--bins", choices=["adaptive", "sliding", "caffe"], default="adaptive", help="[adaptive]"
-    )
-    pool.add_argument(
-        "--layout", choices=["NCHW", "NHWC"], default="NCHW", help="of the maps in IN.npy [NCHW]"
-    )
+    pool.add_argument("--bins", choices=["adaptive", "sliding", "caffe"], default="adaptive", help="[adaptive]")
+    pool.add_argument("--layout", choices=["NCHW", "NHWC"], default="NCHW", help="of the maps in IN.npy [NCHW]")
     pool.add_argument("--workers", type=_workers, metavar="N", help="threads [all cores]")
     pool.set_defaults(run=_pool)
 
@@ -124,19 +118,24 @@ def _pool(arguments: argparse.Namespace) -> None:
         x = open_memmap(arguments.input, mode="r")
         if x.ndim not in (3, 4):
             raise ValueError(f"expected (C, H, W) or (N, C, H, W), got shape {x.shape}")
-        maps = x if x.ndim == 4 else x[None]
-        nothing = sppfast.pool(maps[:0], **options)  # checks the options, and tells the result's row
+        nothing = sppfast.pool(_batch(x)[:0], **options)  # checks the options, and tells the result's row
     except (TypeError, ValueError) as error:
         raise ValueError(f"{arguments.input}: {error}") from error
-    shape = nothing.shape[1:] if x.ndim == 3 else (len(maps), *nothing.shape[1:])
-    with _new_npy(arguments.output, nothing.dtype, shape) as out:
+    count = len(_batch(x))
+    step = max(1, CHUNK_BYTES * count // max(1, x.nbytes))
+    shape = (count, *nothing.shape[1:]) if x.ndim == 4 else nothing.shape[1:]
+    with _new_npy(arguments.output, nothing.dtype, shape) as out, _progress(count) as bar:
         rows = out if x.ndim == 4 else out[None]
-        step = max(1, CHUNK_BYTES * len(maps) // max(1, maps.nbytes))
-        with _progress(len(maps)) as bar:
-            for start in range(0, len(maps), step):
-                chunk = slice(start, start + step)
-                sppfast.pool(maps[chunk], out=rows[chunk], **options)
-                bar.update(len(maps[chunk]))
+        for start in range(0, count, step):
+            chunk = slice(start, min(start + step, count))
+            # Mapped anew each time: what was read before does not stay in this process's memory.
+            maps = _batch(open_memmap(arguments.input, mode="r"))
+            sppfast.pool(maps[chunk], out=rows[chunk], **options)
+            bar.update(chunk.stop - start)
+
+
+def _batch(x: np.ndarray) -> np.ndarray:
+    return x if x.ndim == 4 else x[None]
 
 
 @contextlib.contextmanager

@@ -138,7 +138,8 @@ def _average(response: NDArray[Any]) -> Floats:
     height, width = GEOMETRY.map_size(response.shape)
     step = round(GEOMETRY.stride)
     blocks = response[: height * step, : width * step].reshape(height, step, width, step)
-    return np.mean(blocks, axis=(1, 3), dtype=np.float32)
+    means: Floats = np.mean(blocks, axis=(1, 3), dtype=np.float32)
+    return means
 
 
 def random_windows(rng: np.random.Generator, count: int, height: int, width: int) -> Floats:
@@ -153,7 +154,7 @@ def print_table(photographs: dict[str, NDArray[np.uint8]], maps: dict[str, Float
     rng = np.random.default_rng(0)
     print(f"levels {', '.join(f'{n}x{n}' for n in LEVELS)}; median times with all cores")
     print(
-        f"{'photograph':<12}{'image':>11}{'map':>14}{'vector':>8}"
+        f"{'photograph':<12}{'height x width':>16}{'map':>14}{'vector':>8}"
         f"{'pool':>11}{'Mpixel/s':>10}{f'{WINDOWS} windows':>15}{'windows/s':>11}"
     )
     for name, photograph in photographs.items():
@@ -163,7 +164,7 @@ def print_table(photographs: dict[str, NDArray[np.uint8]], maps: dict[str, Float
         pool = _seconds(sppfast.pool, x, LEVELS)
         roi_pool = _seconds(sppfast.roi_pool, x, rois, LEVELS, geometry=GEOMETRY)
         print(
-            f"{name:<12}{f'{width}x{height}':>11}{'x'.join(map(str, x.shape)):>14}{vector.size:>8}"
+            f"{name:<12}{f'{height}x{width}':>16}{'x'.join(map(str, x.shape)):>14}{vector.size:>8}"
             f"{pool * 1e3:>8.3f} ms{height * width / pool / 1e6:>10,.0f}"
             f"{roi_pool * 1e3:>12.2f} ms{WINDOWS / roi_pool:>11,.0f}"
         )

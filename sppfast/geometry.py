@@ -165,7 +165,8 @@ class ConvGeometry:
         self, windows: NDArray[np.float64], height: Any, width: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """`cells` by columns, with a map size for all windows or one for each."""
-        scaled = (windows - self.offset) / self.stride
+        with np.errstate(over="ignore"):  # infinitely far is clamped like all that is outside
+            scaled = (windows - self.offset) / self.stride
         x0, x1 = _sppnet_axis(scaled[:, 0], scaled[:, 2], width)
         y0, y1 = _sppnet_axis(scaled[:, 1], scaled[:, 3], height)
         return x0, y0, x1, y1
@@ -186,7 +187,8 @@ class ConvGeometry:
         """
         box = np.asarray(cells, dtype=np.float64) - np.array([0.0, 0.0, 1.0, 1.0])
         reach = (self.receptive_field - 1) / 2
-        return box * self.stride + self.offset + np.array([-reach, -reach, reach, reach])
+        boxes: NDArray[np.float64] = box * self.stride + self.offset + np.array([-reach, -reach, reach, reach])
+        return boxes
 
 
 def as_geometry(geometry: float | ConvGeometry) -> ConvGeometry:

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .pyramid import Level, Pyramid
+from .pyramid import Pyramid, bin_edges
 
-Bins: TypeAlias = NDArray[np.int64]  # (2, R, n): starts and stops of n bins, for each of R windows
-LEVEL_FIELDS = 7
+LEVEL_FIELDS = 8
+BOX_FIELDS = 4
+LOOKUP = 4096  # extents up to here are looked up, not divided
+
+Edges: TypeAlias = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Axis:
+    """R windows along one axis of their maps, in cells.
+
+    Attributes
+    ----------
+    start, extent : ndarray of int64, shape (R,)
+        Where a window begins, and its cells.
+    limit : ndarray of int64, shape (R,)
+        Cells of the map: what lies outside is cut off, from the bins.
+    rule : str
+        How an extent is divided into bins, see `bin_edges`.
+    inside : bool
+        Whether all windows are known to lie inside their maps.
+    """
+
+    start: NDArray[np.int64]
+    extent: NDArray[np.int64]
+    limit: NDArray[np.int64]
+    rule: str = "adaptive"
+    inside: bool = True
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -22,69 +48,105 @@ class Plan:
     Attributes
     ----------
     edges : ndarray of int32, shape (R, T)
-        For each level: starts of its rows, stops of its rows, starts of its columns, stops of its columns.
-    levels : ndarray of int64, shape (L, 7)
-        Finest level first: rows, columns, first bin in the result, place of its edges, the level whose bins
-        its own are unions of (or -1), how many of its rows, how many of its columns.
+        The box of the window, ``y0, y1, x0, x1``; then for each number of rows their starts and their stops, and
+        for each number of columns theirs.
+    levels : ndarray of int64, shape (L, 8)
+        Finest level first: rows, columns, first bin in the result; where its row edges and its column edges begin;
+        the level whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
     bins : int
         Bins of all levels.
+    may_be_empty : bool
+        Whether there are bins without cells.
     edges_at, levels_at : int
         Addresses of the two tables, which live as long as the plan.
     """
 
-    edges: NDArray[np.int32]
+    edges: Edges
     levels: NDArray[np.int64]
     bins: int
+    may_be_empty: bool
     edges_at: int
     levels_at: int
 
 
-def make_plan(pyramid: Pyramid, rows: Callable[[int], Bins], columns: Callable[[int], Bins], unions: bool) -> Plan:
-    """Lay out the tables.
+def make_plan(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
+    """Lay out the tables for windows along both axes.
 
-    Parameters
-    ----------
-    pyramid : Pyramid
-        The levels.
-    rows, columns : callable
-        The bins of an axis: number of bins to starts and stops, for all windows.
-    unions : bool
-        Whether bins may be reduced from overlapping finer ones: true of a maximum, false of a sum.
+    `unions` says whether a bin may be reduced from finer ones that overlap: true of a maximum, false of a sum.
     """
-    bins_y = {n: rows(n) for n in {level[0] for level in pyramid.levels}}
-    bins_x = {n: columns(n) for n in {level[1] for level in pyramid.levels}}
-    count = next(iter(bins_y.values())).shape[1]
-    edges = np.empty((count, 2 * sum(map(sum, pyramid.levels))), dtype=np.int32)
-    first = np.cumsum([0, *(r * c for r, c in pyramid.levels)])
-    order = sorted(range(len(pyramid.levels)), key=lambda i: -pyramid.levels[i][0] * pyramid.levels[i][1])
-    table = np.empty((len(order), LEVEL_FIELDS), dtype=np.int64)
-    place = 0
-    done: list[Level] = []
-    for k, i in enumerate(order):
-        level = pyramid.levels[i]
-        table[k] = (*level, first[i], place, *_finer(level, done, bins_y, bins_x, unions))
-        for part in (*bins_y[level[0]], *bins_x[level[1]]):
-            edges[:, place : place + part.shape[1]] = part
-            place += part.shape[1]
-        done.append(level)
-    return Plan(edges, table, int(first[-1]), edges.ctypes.data, table.ctypes.data)
+    rows = _distinct(tuple(level[0] for level in pyramid.levels))
+    columns = _distinct(tuple(level[1] for level in pyramid.levels))
+    split = BOX_FIELDS + 2 * sum(rows)
+    edges = np.empty((len(y.start), split + 2 * sum(columns)), dtype=np.int32)
+    y_nests = _lay_edges(edges[:, BOX_FIELDS:split], edges[:, 0:2], rows, y)
+    x_nests = _lay_edges(edges[:, split:], edges[:, 2:4], columns, x)
+    levels = _level_table(pyramid.levels, rows, columns, y_nests, x_nests, unions)
+    may_be_empty = not (y.inside and x.inside and y.rule == x.rule and y.rule != "caffe")
+    return Plan(edges, levels, pyramid.size, may_be_empty, edges.ctypes.data, levels.ctypes.data)
 
 
-def _finer(
-    level: Level, done: list[Level], bins_y: dict[int, Bins], bins_x: dict[int, Bins], unions: bool
-) -> tuple[int, int, int]:
-    """Find the coarsest finished level whose bins `level`'s are unions of."""
-    for k in range(len(done) - 1, -1, -1) if unions else ():
-        finer = done[k]
-        if _nests(bins_y[level[0]], bins_y[finer[0]]) and _nests(bins_x[level[1]], bins_x[finer[1]]):
-            return k, finer[0] // level[0], finer[1] // level[1]
-    return -1, 1, 1
+def _distinct(counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(set(counts), reverse=True))
 
 
-def _nests(coarse: Bins, fine: Bins) -> bool:
+Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
+
+
+def _lay_edges(target: Edges, box: Edges, counts: tuple[int, ...], axis: Axis) -> Nests:
+    """Write the edges and the box of an axis; return which numbers of bins nest."""
+    longest = int(axis.extent.max(initial=0))
+    if longest < LOOKUP and longest < 2 * len(axis.extent):
+        table, nests = _relative_table(counts, axis.rule, 1 << longest.bit_length())
+        np.take(table, axis.extent, axis=0, out=target, mode="clip")
+    else:
+        target[...], nests = _relative(counts, axis.rule, axis.extent)
+    target += axis.start.astype(np.int32)[:, None]
+    box[:, 0] = axis.start
+    box[:, 1] = axis.start + axis.extent
+    if not axis.inside:
+        limit = axis.limit[:, None]
+        np.clip(target, 0, limit, out=target)
+        np.clip(box, 0, limit, out=box)
+    return nests
+
+
+@lru_cache(maxsize=64)
+def _relative_table(counts: tuple[int, ...], rule: str, lengths: int) -> tuple[Edges, Nests]:
+    return _relative(counts, rule, np.arange(lengths))
+
+
+def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64]) -> tuple[Edges, Nests]:
+    """Edges of windows that begin at 0, for several numbers of bins: all starts and stops of one after the other."""
+    bins = {n: bin_edges(extents, n, rule) for n in counts}
+    nests = frozenset((coarse, fine) for coarse in counts for fine in counts if _nest(bins[coarse], bins[fine]))
+    flat = [part for n in counts for part in bins[n]]
+    return np.concatenate(flat, axis=1).astype(np.int32), nests
+
+
+def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:
     """Whether every coarse bin is the union of as many fine ones, without a gap, in every window."""
     ratio, rest = divmod(fine.shape[2], coarse.shape[2])
-    if rest or coarse is fine:
+    if rest or ratio == 1:
         return not rest
     same = np.array_equal(coarse[0], fine[0, :, ::ratio]) and np.array_equal(coarse[1], fine[1, :, ratio - 1 :: ratio])
     return same and bool((fine[0, :, 1:] <= fine[1, :, :-1]).all())
+
+
+def _level_table(
+    levels: Any, rows: tuple[int, ...], columns: tuple[int, ...], y_nests: Nests, x_nests: Nests, unions: bool
+) -> NDArray[np.int64]:
+    """Describe the levels to the kernels, finest first, each after the level that it is made from."""
+    first = np.cumsum([0, *(r * c for r, c in levels)])
+    order = sorted(range(len(levels)), key=lambda i: -levels[i][0] * levels[i][1])
+    table = np.empty((len(levels), LEVEL_FIELDS), dtype=np.int64)
+    y_places = dict(zip(rows, BOX_FIELDS + 2 * np.cumsum((0, *rows)), strict=False))
+    x_places = dict(zip(columns, BOX_FIELDS + 2 * sum(rows) + 2 * np.cumsum((0, *columns)), strict=False))
+    for k, i in enumerate(order):
+        r, c = levels[i]
+        finer, tall, wide = -1, 1, 1
+        for j in range(k if unions else 0):  # the last that fits is the coarsest, and the least work
+            fine_r, fine_c = levels[order[j]]
+            if (r, fine_r) in y_nests and (c, fine_c) in x_nests:
+                finer, tall, wide = j, fine_r // r, fine_c // c
+        table[k] = r, c, first[i], y_places[r], x_places[c], finer, tall, wide
+    return table

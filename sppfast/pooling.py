@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import LAYOUTS, Maps, result_dtype, take_maps
+from .arrays import LAYOUTS, Maps, allocate, result_dtype, take_maps
 from .geometry import ConvGeometry, as_geometry
-from .plan import Plan, make_plan
-from .pyramid import BINS, Levels, Pyramid, as_pyramid, bin_edges, one_of
-from .windows import ROUNDINGS, parse_rois, window_bins
+from .plan import Axis, Plan, make_plan
+from .pyramid import Levels, Pyramid, as_pyramid, one_of
+from .windows import ROUNDINGS, parse_rois, window_axes
 
 MODES = ("max", "avg")
 MAX_INDEX = 2**31 - 1
@@ -198,8 +198,8 @@ def roi_pool(
     heights, widths = (
         side[index] if maps.ragged else np.broadcast_to(side, index.shape) for side in (maps.heights, maps.widths)
     )
-    rows, columns = window_bins(windows, heights, widths, as_geometry(geometry), rounding)
-    plan = make_plan(pyramid, rows, columns, unions=reduction != "avg")
+    axes = window_axes(windows, heights, widths, as_geometry(geometry), rounding)
+    plan = make_plan(pyramid, *axes, unions=reduction != "avg")
     results = _allocate(out, (len(index), maps.channels * plan.bins), maps, reduction)
     _fill(results, kept, maps, plan, index, reduction, workers)
     return _present(results, pyramid, maps.channels, layout, flatten)
@@ -221,12 +221,8 @@ def _plan_map(pyramid: Pyramid, height: int, width: int, reduction: str) -> Plan
 
 def _plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.int64], reduction: str) -> Plan:
     """Plan whole maps as windows, one for each size."""
-    return make_plan(
-        pyramid,
-        lambda n: bin_edges(heights, n, pyramid.bins),
-        lambda n: bin_edges(widths, n, pyramid.bins),
-        unions=reduction != "avg",
-    )
+    y, x = (Axis(np.zeros_like(side), side, side, pyramid.bins) for side in (heights, widths))
+    return make_plan(pyramid, y, x, unions=reduction != "avg")
 
 
 def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> list[NDArray[Any]]:
@@ -241,7 +237,7 @@ def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> l
         raise ValueError(f"out: expected an array or a pair of arrays, got {len(outs)}")
     outs += [None] * (len(dtypes) - len(outs))
     return [
-        np.empty(shape, dtype) if given is None else _check_out(given, shape, dtype)
+        allocate(shape, dtype) if given is None else _check_out(given, shape, dtype)
         for given, dtype in zip(outs, dtypes, strict=True)
     ]
 
@@ -272,19 +268,18 @@ def _fill(
 
     threads = _threads(workers)
     sources = kept if maps.ragged else (kept,)
-    targets = [result if _is_writable_in_place(result, sources) else np.empty_like(result, order="C") for result in results]
+    targets = [_in_place(result, sources) for result in results]
     reduce_maps(kept, maps, plan, index, reduction, targets, threads)
     for result, target in zip(results, targets, strict=True):
         if target is not result:
             result[...] = target
 
 
-def _is_writable_in_place(result: NDArray[Any], sources: Sequence[NDArray[Any]]) -> bool:
-    """Whether the rows of the result are contiguous and share no memory with the maps."""
-    if result.base is None and result.flags.c_contiguous:
-        return True
-    contiguous = result.strides[-1] == result.itemsize
-    return contiguous and not any(np.may_share_memory(result, source) for source in sources)
+def _in_place(result: NDArray[Any], sources: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Where to write a result: itself, if its rows are contiguous and share no memory with the maps."""
+    if result.strides[-1] == result.itemsize and not any(np.may_share_memory(result, source) for source in sources):
+        return result
+    return np.empty(result.shape, result.dtype)
 
 
 def _present(results: list[NDArray[Any]], pyramid: Pyramid, channels: int, layout: str, flatten: bool) -> Any:

@@ -41,16 +41,21 @@ def bin_edges(lengths: NDArray[np.int64], n: int, bins: str = "adaptive") -> NDA
         Lengths in cells.
     n : int
         Number of bins.
-    bins : {"adaptive", "sliding", "caffe"}
-        The rule, see `Pyramid`.
+    bins : {"adaptive", "sliding", "caffe", "fast_rcnn"}
+        The rule, see `Pyramid`; ``"fast_rcnn"`` is adaptive in float32, as in Girshick's RoI pooling, and may reach
+        past the length by a cell.
 
     Returns
     -------
     ndarray of int64, shape (2, ..., n)
-        Starts and stops, within ``[0, length]``; a bin with ``stop <= start`` is empty.
+        Starts and stops; a bin with ``stop <= start`` is empty.
     """
     length = np.asarray(lengths, dtype=np.int64)[..., None]
     i = np.arange(n, dtype=np.int64)
+    if bins == "fast_rcnn":
+        portion = length.astype(np.float32) / np.float32(n)
+        step = np.arange(n + 1, dtype=np.float32)
+        return np.stack([np.floor(step[:-1] * portion), np.ceil(step[1:] * portion)]).astype(np.int64)
     if bins == "adaptive":
         return np.stack([i * length // n, -(-(i + 1) * length // n)])
     size = -(-length // n)
@@ -58,7 +63,7 @@ def bin_edges(lengths: NDArray[np.int64], n: int, bins: str = "adaptive") -> NDA
         start = i * (length // n)
         return np.stack([start, start + size])
     start = i * size - (size * n - length + 1) // 2
-    return np.clip(np.stack([start, start + size]), 0, length)
+    return np.stack([np.clip(start, 0, length), np.clip(start + size, 0, length)])
 
 
 @dataclass(frozen=True, init=False, slots=True)
@@ -182,7 +187,7 @@ def _pyramid(levels: tuple[int | Level, ...] | int, bins: str) -> Pyramid:
     return Pyramid(levels, bins)
 
 
-def as_pyramid(levels: Levels | Pyramid, bins: str = "adaptive") -> Pyramid:
+def as_pyramid(levels: Levels, bins: str = "adaptive") -> Pyramid:
     """Build the pyramid of `levels`, or look it up where it was built before."""
     try:
         return _pyramid(levels, bins)  # type: ignore[arg-type]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import sys
 
 PACKAGES = ("numpy", "numba", "llvmlite", "ml_dtypes", "cupy", "torch", "jax", "dask", "onnxruntime", "openvino")
@@ -23,6 +21,8 @@ def versions() -> dict[str, str]:
     >>> sorted(sppfast.versions())[:3]
     ['cores', 'cpu', 'cupy']
     """
+    import platform
+
     import llvmlite.binding as llvm
 
     from . import __version__
@@ -53,6 +53,8 @@ def show_versions() -> None:
 
 
 def _version(name: str) -> str:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

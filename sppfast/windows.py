@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .geometry import ConvGeometry
-from .plan import Bins
-from .pyramid import bin_edges
+from .plan import Axis
 
 ROUNDINGS = ("sppnet", "fast_rcnn", "cells")
-FAR = 2**30  # cells: further out than any map reaches, and safe in int32
+FAR = 2**29  # cells: further out than maps reach, and safe in int32 sums
 
 Windows = NDArray[Any]  # (R, 4): x0, y0, x1, y1
-AxisBins = Callable[[int], Bins]
 
 
 def parse_rois(rois: Any, batch_index: Any, maps: int) -> tuple[Windows, NDArray[np.int64]]:
@@ -25,7 +23,7 @@ def parse_rois(rois: Any, batch_index: Any, maps: int) -> tuple[Windows, NDArray
         return _parse_sequence(rois, batch_index, maps)
     array = _real("rois", rois)
     if array.size == 0 and array.ndim < 2:
-        array = array.reshape(0, 4 if batch_index is None else 4)
+        array = array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] not in (4, 5):
         raise ValueError(f"rois: expected shape (R, 4) or (R, 5), got {array.shape}")
     if array.shape[1] == 5:
@@ -108,10 +106,10 @@ def _check_windows(windows: Windows, name: str) -> None:
             raise ValueError(f"{name}[{i}]: " + side.format(windows[i, low], windows[i, high]))
 
 
-def window_bins(
+def window_axes(
     windows: Windows, heights: NDArray[np.int64], widths: NDArray[np.int64], geometry: ConvGeometry, rounding: str
-) -> tuple[AxisBins, AxisBins]:
-    """Bins of windows, by a rounding rule.
+) -> tuple[Axis, Axis]:
+    """Round windows to cells, by a rounding rule.
 
     Parameters
     ----------
@@ -126,21 +124,18 @@ def window_bins(
 
     Returns
     -------
-    rows, columns : callable
-        Number of bins to ``(2, R, n)``: starts and stops of the bins, in cells of the map.
+    y, x : Axis
+        The windows along both axes of the maps.
     """
     if rounding == "fast_rcnn":
         x0, y0, x1, y1 = _fast_rcnn_cells(windows, geometry)
-        return _fast_rcnn_bins(y0, y1, heights), _fast_rcnn_bins(x0, x1, widths)
+        return _fast_rcnn_axis(y0, y1, heights), _fast_rcnn_axis(x0, x1, widths)
     if rounding == "sppnet":
         x0, y0, x1, y1 = geometry.sppnet_cells(windows.astype(np.float64), heights, widths)
-    else:
-        x0, y0, x1, y1 = _whole_cells(windows, heights, widths)
-    return _adaptive_bins(y0, y1), _adaptive_bins(x0, x1)
-
-
-def _adaptive_bins(start: NDArray[np.int64], stop: NDArray[np.int64]) -> AxisBins:
-    return lambda n: bin_edges(stop - start, n) + start[:, None]
+        return Axis(y0, y1 - y0, heights), Axis(x0, x1 - x0, widths)
+    x0, y0, x1, y1 = _whole_cells(windows, heights, widths)
+    inside = bool((x0 < x1).all() and (y0 < y1).all())
+    return Axis(y0, y1 - y0, heights, inside=inside), Axis(x0, x1 - x0, widths, inside=inside)
 
 
 def _whole_cells(windows: Windows, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> Any:
@@ -151,26 +146,17 @@ def _whole_cells(windows: Windows, heights: NDArray[np.int64], widths: NDArray[n
         yield np.clip(windows[:, k], 0, limit).astype(np.int64)
 
 
-def _fast_rcnn_cells(windows: Windows, geometry: ConvGeometry) -> tuple[NDArray[np.float32], ...]:
-    """Girshick's rounding: float32 throughout, half away from zero. Returned as whole float32."""
+def _fast_rcnn_cells(windows: Windows, geometry: ConvGeometry) -> tuple[NDArray[np.int64], ...]:
+    """Girshick's rounding: float32 throughout, half away from zero."""
     scale = np.float32(1 / geometry.stride)
     largest = np.finfo(np.float32).max
     pixels = np.clip(windows.astype(np.float64), -largest, largest).astype(np.float32)
     with np.errstate(over="ignore"):
         cells = np.clip((pixels - np.float32(geometry.offset)) * scale, -FAR, FAR)
     whole = np.trunc(cells)
-    whole += np.copysign(np.abs(cells - whole) >= 0.5, cells)
-    return tuple(whole.T)
+    away = np.abs(cells - whole) >= 0.5
+    return tuple((whole + np.copysign(away, cells)).astype(np.int64).T)
 
 
-def _fast_rcnn_bins(first: NDArray[np.float32], last: NDArray[np.float32], length: NDArray[np.int64]) -> AxisBins:
-    start = first.astype(np.int64)
-    extent = np.maximum(last.astype(np.int64) - start + 1, 1).astype(np.float32)
-
-    def bins(n: int) -> Bins:
-        size = (extent / np.float32(n))[:, None]
-        i = np.arange(n + 1, dtype=np.float32)
-        edges = np.stack([np.floor(i[:-1] * size), np.ceil(i[1:] * size)]).astype(np.int64)
-        return np.clip(edges + start[:, None], 0, length[:, None])
-
-    return bins
+def _fast_rcnn_axis(first: NDArray[np.int64], last: NDArray[np.int64], limit: NDArray[np.int64]) -> Axis:
+    return Axis(first, np.maximum(last - first + 1, 1), limit, "fast_rcnn", inside=False)

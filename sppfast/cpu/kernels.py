@@ -4,37 +4,33 @@ One task pools one channel block of one map: 64 bytes of channels of each cell (
 *tile*, so that a reduction over cells is a full-width vector operation, whatever the map's size and layout.
 """
 
-from __future__ import annotations
-
 from numba import njit
-from numba.extending import overload
 
+from ..arrays import LINE_BYTES
 from .lanes import (
-    LINE_BYTES,
     accumulator_bytes,
+    add_bin,
+    add_cell,
+    begin,
     cell_bytes,
     copy_byte,
     copy_cell,
     copy_item,
     copy_line,
-    finished,
-    identity,
-    index_bytes,
+    has_index,
+    is_sum,
     item_bytes,
-    join,
     lane_count,
     load_accumulator,
-    load_cell,
     load_i32,
     load_i64,
-    load_index,
     out_item_bytes,
+    reduced_bytes,
     reduction,
-    splat_index,
-    store,
+    settle,
+    start,
+    store_accumulator,
     stream_line,
-    take_first,
-    take_larger,
     transpose_in,
     transpose_index,
     transpose_out,
@@ -52,356 +48,245 @@ from .lanes import (
     CHUNKS,  # parts that the windows of a map are divided into
     STARTS_AT,  # per map (and one more): where its windows begin in the order; 0: each map is one window
     ROWS_AT,  # per window, ordered by map: its row in the result and in the edges
-    EDGES_AT,  # per row: for each level, starts and stops of the rows, starts and stops of the columns (int32)
+    EDGES_AT,  # per row, int32: y0, y1, x0, x1 of the window, then as the table of levels says
     EDGES_STEP,
-    LEVELS_AT,  # per level: rows, columns, first bin, place in the edges, finer level or -1, its factors
+    LEVELS_AT,  # per level, finest first: see LEVEL_FIELDS
     LEVELS,
-    BINS,  # of all levels
+    MAY_BE_EMPTY,  # whether there are bins without cells
     OUT_AT,
     OUT_STEP,
     INDEX_AT,
     INDEX_STEP,
+    STREAM,  # whether the result is written past the caches
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
-    STREAM,  # whether the result is written past the caches
+    BINS,  # of all levels, and as many as transposed blocks may read past the last
     SCRATCH_AT,
     SCRATCH_STEP,
-) = range(23)
-LEVEL_FIELDS = 7
+) = range(24)
+# A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
+# (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
+ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
+LEVEL_BYTES = 64
 
 _jit = njit(nogil=True, error_model="numpy")
 
 
 @_jit
-def _ceil_div(a, b):
-    return -(-a // b)
+def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
+    """Copy the cells [y0, y1) x [x0, x1) of one channel block into the tile, encoded.
 
-
-@_jit
-def pack(tile, source, channel, channels, box, t):
-    """Copy the cells of `box` of one channel block into the tile, encoded.
-
-    Where the channels lie side by side it is a copy; where the columns do, blocks are transposed in registers;
-    anything else goes item by item.
+    Where the channels lie side by side it is a copy; where the columns do, blocks are transposed in registers, the
+    last one of a run reaching back over the one before it; anything else goes item by item.
     """
-    address, channel_step, row_step, column_step = source
-    y0, y1, x0, x1 = box
-    width = x1 - x0
-    cell = cell_bytes(t)
-    item = item_bytes(t)
+    channel_step, row_step, column_step = load_i64(map_ + 24), load_i64(map_ + 32), load_i64(map_ + 40)
+    lanes, item, cell = lane_count(t), item_bytes(t), cell_bytes(t)
     address += y0 * row_step + x0 * column_step + channel * channel_step
-    valid = min(lane_count(t), channels - channel)
-    run = width
-    if row_step == width * column_step:
-        run *= y1 - y0
-    if channel_step == item and valid == lane_count(t):
-        for y in range(y1 - y0):
+    valid = min(lanes, channels - channel)
+    height, width = max(y1 - y0, 0), max(x1 - x0, 0)
+    block, group = transpose_rows(t) // 2, transpose_rows(t)
+    if column_step == item and row_step == width * item:
+        height, width = 1, height * width
+    transposable = column_step == item and width >= block
+    copyable = channel_step == item and valid == lanes
+    for y in range(height):
+        source = address + y * row_step
+        target = tile + y * width * cell
+        if copyable:
             for x in range(width):
-                copy_cell(tile, address + y * row_step + x * column_step, t)
-                tile += cell
-    elif column_step == item and run >= transpose_rows(t) // 2:
-        for y in range((y1 - y0) * width // run):
-            _pack_run(tile, address + y * row_step, channel_step, run, valid, t)
-            tile += run * cell
-    else:
-        for y in range(y1 - y0):
+                copy_cell(target + x * cell, source + x * column_step, t)
+        elif transposable:
+            for x in range(0, width, block):
+                x = min(x, width - block)
+                for lane in range(0, lanes, group):
+                    first = min(lane, valid - 1)
+                    last = min(valid - 1 - first, group - 1)
+                    place = target + x * cell + lane * item
+                    transpose_in(place, cell, source + x * item + first * channel_step, channel_step, last, t)
+        else:
             for x in range(width):
-                for i in range(valid):
-                    copy_item(tile + i * item, address + y * row_step + x * column_step + i * channel_step, t)
-                copy_cell(tile, tile, t)
-                tile += cell
+                for lane in range(valid):
+                    from_ = source + x * column_step + lane * channel_step
+                    copy_item(target + x * cell + lane * item, from_, t)
+                copy_cell(target + x * cell, target + x * cell, t)
 
 
 @_jit
-def _pack_run(tile, address, channel_step, run, valid, t):
-    """Transpose a run of cells; the last block reaches back over the one before it."""
-    block = transpose_rows(t) // 2
-    for i in range(_ceil_div(run, block)):
-        first = min(i * block, run - block)
-        source = address + first * item_bytes(t)
-        target = tile + first * cell_bytes(t)
-        for lane in range(0, lane_count(t), transpose_rows(t)):
-            if lane + transpose_rows(t) <= valid:
-                last = transpose_rows(t) - 1
-                transpose_in(target, cell_bytes(t), source + lane * channel_step, channel_step, last, t)
-            else:
-                begin = min(lane, valid - 1)
-                last = valid - 1 - begin
-                transpose_in(target, cell_bytes(t), source + begin * channel_step, channel_step, last, t)
-            target += transpose_rows(t) * item_bytes(t)
+def reduce_bins(desc, tile, bins, edges, held, map_width, y0, y1, x0, x1, t):
+    """Reduce the bins of a window over the cells [y0, y1) x [x0, x1) in the tile, on top of what is held of them.
 
-
-def reduce_cells(accumulator, index, first, rows, columns, tile_step, flat, flat_step, t):
-    """Reduce a rectangle of the tile, in row-major order, on top of what the accumulator holds.
-
-    Bound: one vector load and one vector operation per line of a cell.
+    Bound: one vector load and one vector operation per line of a cell, for each bin that it is in.
     """
-
-
-@overload(reduce_cells)
-def _reduce_cells(accumulator, index, first, rows, columns, tile_step, flat, flat_step, t):
-    def values(accumulator, index, first, rows, columns, tile_step, flat, flat_step, t):
-        value = load_accumulator(accumulator, t)
-        for y in range(rows):
-            for x in range(columns):
-                value = join(value, load_cell(first + y * tile_step + x * cell_bytes(t), t))
-        store(accumulator, value)
-
-    def pairs(accumulator, index, first, rows, columns, tile_step, flat, flat_step, t):
-        best = load_accumulator(accumulator, t), load_index(index, t)
-        for y in range(rows):
-            for x in range(columns):
-                value = load_cell(first + y * tile_step + x * cell_bytes(t), t)
-                best = take_larger(value, splat_index(flat + y * flat_step + x, t), best[0], best[1])
-        store(accumulator, best[0])
-        store(index, best[1])
-
-    return pairs if t.mode == "argmax" else values
-
-
-def reduce_bin(accumulator, index, from_accumulator, from_index, t):
-    """Reduce a bin of a finer level into one of a coarser level."""
-
-
-@overload(reduce_bin)
-def _reduce_bin(accumulator, index, from_accumulator, from_index, t):
-    def values(accumulator, index, from_accumulator, from_index, t):
-        value = join(load_accumulator(accumulator, t), load_accumulator(from_accumulator, t))
-        store(accumulator, value)
-
-    def pairs(accumulator, index, from_accumulator, from_index, t):
-        value, place = load_accumulator(from_accumulator, t), load_index(from_index, t)
-        best = take_first(value, place, load_accumulator(accumulator, t), load_index(index, t))
-        store(accumulator, best[0])
-        store(index, best[1])
-
-    return pairs if t.mode == "argmax" else values
-
-
-@_jit
-def clear(accumulator, index, bins, t):
-    """Set bins to where a reduction starts."""
-    for i in range(bins):
-        store(accumulator + i * accumulator_bytes(t), identity(t))
-    for i in range(bins if index_bytes(t) else 0):
-        store(index + i * index_bytes(t), splat_index(-1, t))
-
-
-@_jit
-def reduce_window(desc, scratch, edges, map_width, y0, y1, x0, x1, t):
-    """Reduce the bins of one window over the cells [y0, y1) x [x0, x1) that the tile holds."""
-    tile, accumulator, index, _ = scratch
     step = (x1 - x0) * cell_bytes(t)
     for i in range(load_i64(desc + 8 * LEVELS)):
-        level = load_i64(desc + 8 * LEVELS_AT) + 8 * LEVEL_FIELDS * i
-        if load_i64(level + 32) >= 0:
+        level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * i
+        if load_i64(level + 8 * FINER) >= 0:
             continue
-        rows, columns, bin_ = load_i64(level), load_i64(level + 8), load_i64(level + 16)
-        starts = edges + 4 * load_i64(level + 24)
+        rows, columns = load_i64(level + 8 * ROWS), load_i64(level + 8 * COLUMNS)
+        y_edges, x_edges = edges + 4 * load_i64(level + 8 * Y_EDGES), edges + 4 * load_i64(level + 8 * X_EDGES)
+        bin_ = bins + load_i64(level + 8 * FIRST) * accumulator_bytes(t)
         for row in range(rows):
-            top = max(load_i32(starts + 4 * row), y0)
-            height = min(load_i32(starts + 4 * (rows + row)), y1) - top
+            top = max(load_i32(y_edges + 4 * row), y0)
+            bottom = min(load_i32(y_edges + 4 * (rows + row)), y1)
             for column in range(columns):
-                place = starts + 4 * (2 * rows + column)
-                left = max(load_i32(place), x0)
-                width = min(load_i32(place + 4 * columns), x1) - left
-                if height > 0 and width > 0:
-                    reduce_cells(
-                        accumulator + bin_ * accumulator_bytes(t),
-                        index + bin_ * index_bytes(t),
-                        tile + (top - y0) * step + (left - x0) * cell_bytes(t),
-                        height,
-                        width,
-                        step,
-                        top * map_width + left,
-                        map_width,
-                        t,
-                    )
-                bin_ += 1
+                left = max(load_i32(x_edges + 4 * column), x0)
+                right = min(load_i32(x_edges + 4 * (columns + column)), x1)
+                cells = tile + (top - y0) * step - x0 * cell_bytes(t)
+                accumulator = load_accumulator(bin_, t) if held else start(t)
+                if top < bottom and left < right:
+                    accumulator = begin(accumulator, top * map_width + left, t)
+                for y in range(top, bottom):
+                    for x in range(left, right):
+                        accumulator = add_cell(accumulator, cells + x * cell_bytes(t), y * map_width + x, t)
+                    cells += step
+                store_accumulator(bin_, accumulator, t)
+                bin_ += accumulator_bytes(t)
 
 
 @_jit
-def join_levels(desc, scratch, t):
-    """Reduce levels whose bins are unions of a finer level's bins."""
-    _, accumulator, index, _ = scratch
+def join_levels(desc, bins, t):
+    """Reduce the levels whose bins are unions of a finer level's bins."""
     for i in range(load_i64(desc + 8 * LEVELS)):
-        level = load_i64(desc + 8 * LEVELS_AT) + 8 * LEVEL_FIELDS * i
-        finer = load_i64(level + 32)
+        level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * i
+        finer = load_i64(level + 8 * FINER)
         if finer < 0:
             continue
-        rows, columns, first = load_i64(level), load_i64(level + 8), load_i64(level + 16)
-        tall, wide = load_i64(level + 40), load_i64(level + 48)
-        finer_first = load_i64(load_i64(desc + 8 * LEVELS_AT) + 8 * LEVEL_FIELDS * finer + 16)
-        for y in range(rows * tall):
-            for x in range(columns * wide):
-                bin_ = first + y // tall * columns + x // wide
-                part = finer_first + y * columns * wide + x
-                reduce_bin(
-                    accumulator + bin_ * accumulator_bytes(t),
-                    index + bin_ * index_bytes(t),
-                    accumulator + part * accumulator_bytes(t),
-                    index + part * index_bytes(t),
-                    t,
-                )
+        tall, wide = load_i64(level + 8 * TALL), load_i64(level + 8 * WIDE)
+        columns = load_i64(level + 8 * COLUMNS)
+        from_level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * finer
+        step = accumulator_bytes(t)
+        bin_ = bins + load_i64(level + 8 * FIRST) * step
+        finer_bins = bins + load_i64(from_level + 8 * FIRST) * step
+        for row in range(load_i64(level + 8 * ROWS)):
+            for column in range(columns):
+                accumulator = start(t)
+                for y in range(row * tall, row * tall + tall):
+                    for x in range(column * wide, column * wide + wide):
+                        accumulator = add_bin(accumulator, finer_bins + (y * columns * wide + x) * step, t)
+                store_accumulator(bin_, accumulator, t)
+                bin_ += step
 
 
 @_jit
-def finish_window(desc, scratch, edges, row, channel, t):
-    """Turn the accumulators into the result's dtype, in place, and write them: a level of a channel block is one run."""
-    _, accumulator, index, flat = scratch
-    channels = load_i64(desc + 8 * CHANNELS)
-    valid = min(lane_count(t), channels - channel)
-    item = out_item_bytes(t)
-    step = lane_count(t) * item
-    out = load_i64(desc + 8 * OUT_AT) + row * load_i64(desc + 8 * OUT_STEP)
-    index_out = load_i64(desc + 8 * INDEX_AT) + row * load_i64(desc + 8 * INDEX_STEP)
-    stream = load_i64(desc + 8 * STREAM)
+def settle_bins(desc, bins, edges, t):
+    """Divide sums by the cells of their bins, and make the value of an empty bin 0."""
     for i in range(load_i64(desc + 8 * LEVELS)):
-        level = load_i64(desc + 8 * LEVELS_AT) + 8 * LEVEL_FIELDS * i
-        rows, columns, first = load_i64(level), load_i64(level + 8), load_i64(level + 16)
-        bins = rows * columns
-        starts = edges + 4 * load_i64(level + 24)
-        bin_ = first
-        for y in range(rows):
-            height = max(load_i32(starts + 4 * (rows + y)) - load_i32(starts + 4 * y), 0)
-            for x in range(columns):
-                place = starts + 4 * (2 * rows + x)
-                width = max(load_i32(place + 4 * columns) - load_i32(place), 0)
-                value = load_accumulator(accumulator + bin_ * accumulator_bytes(t), t)
-                store(accumulator + bin_ * step, finished(value, height * width, t))
-                bin_ += 1
-        where = channels * first + channel * bins
-        gather_lanes(flat, accumulator + first * step, bins, t)
-        copy_out(out + where * item, flat, valid * bins * item, stream)
-        if index_bytes(t):
-            gather_indices(flat, index + first * index_bytes(t), bins, t)
-            copy_out(index_out + where * 4, flat, valid * bins * 4, stream)
+        level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns = load_i64(level + 8 * ROWS), load_i64(level + 8 * COLUMNS)
+        y_edges, x_edges = edges + 4 * load_i64(level + 8 * Y_EDGES), edges + 4 * load_i64(level + 8 * X_EDGES)
+        bin_ = bins + load_i64(level + 8 * FIRST) * accumulator_bytes(t)
+        for row in range(rows):
+            height = max(load_i32(y_edges + 4 * (rows + row)) - load_i32(y_edges + 4 * row), 0)
+            for column in range(columns):
+                width = max(load_i32(x_edges + 4 * (columns + column)) - load_i32(x_edges + 4 * column), 0)
+                settle(bin_, height * width, t)
+                bin_ += accumulator_bytes(t)
 
 
 @_jit
-def gather_lanes(flat, source, bins, t):
-    """Transpose bins of lanes into lanes of bins.
+def write(target, flat, source, bins, valid, stream, indices, t):
+    """Transpose bins of lanes into lanes of bins, in `flat`, and copy that to the result, where it is one run.
 
     A block that reaches past a lane's last bin spills into the next lanes, which are written after it: that is why
     the last block of a lane comes first.
     """
-    item = out_item_bytes(t)
+    item = 4 if indices else out_item_bytes(t)
     group = 16 // item
-    blocks = _ceil_div(bins, 2 * group)
-    step = lane_count(t) * item
+    blocks = -(-bins // (2 * group))
+    step = accumulator_bytes(t)
     for lane in range(0, lane_count(t), group):
         for i in range(blocks):
-            bin_ = (i if i else blocks) * 2 * group - 2 * group
-            target = flat + (lane * bins + bin_) * item
-            transpose_out(target, bins * item, source + bin_ * step + lane * item, step, t)
+            bin_ = ((i if i else blocks) - 1) * 2 * group
+            place, from_ = flat + (lane * bins + bin_) * item, source + bin_ * step + lane * item
+            if indices:
+                transpose_index(place, bins * item, from_, step, t)
+            else:
+                transpose_out(place, bins * item, from_, step, t)
+    size = valid * bins * item
+    i = 0
+    if stream and size >= 2 * LINE_BYTES:
+        while (target + i) % LINE_BYTES:
+            copy_byte(target + i, flat + i)
+            i += 1
+        while i <= size - LINE_BYTES:
+            stream_line(target + i, flat + i)
+            i += LINE_BYTES
+    while i <= size - LINE_BYTES:
+        copy_line(target + i, flat + i)
+        i += LINE_BYTES
+    while i < size:
+        copy_byte(target + i, flat + i)
+        i += 1
 
 
 @_jit
-def gather_indices(flat, source, bins, t):
-    """`gather_lanes` of the indices."""
-    blocks = _ceil_div(bins, 8)
-    step = index_bytes(t)
-    for lane in range(0, lane_count(t), 4):
-        for i in range(blocks):
-            bin_ = (i if i else blocks) * 8 - 8
-            transpose_index(flat + (lane * bins + bin_) * 4, bins * 4, source + bin_ * step + lane * 4, step, t)
-
-
-@_jit
-def copy_out(target, source, size, stream):
-    """Copy bytes to the result: past the caches where it is too large to stay in them."""
-    end = target + size
-    if stream:
-        aligned = min(-(-target // LINE_BYTES) * LINE_BYTES, end)
-        for _ in range(aligned - target):
-            copy_byte(target, source)
-            target += 1
-            source += 1
-        while target + LINE_BYTES <= end:
-            stream_line(target, source)
-            target += LINE_BYTES
-            source += LINE_BYTES
-    while target + LINE_BYTES <= end:
-        copy_line(target, source)
-        target += LINE_BYTES
-        source += LINE_BYTES
-    for _ in range(end - target):
-        copy_byte(target, source)
-        target += 1
-        source += 1
-
-
-@_jit
-def bounds(desc, edges):
-    """Smallest box of cells that holds all bins of a window."""
-    y0 = x0 = 2**31
-    y1 = x1 = 0
-    for i in range(load_i64(desc + 8 * LEVELS)):
-        level = load_i64(desc + 8 * LEVELS_AT) + 8 * LEVEL_FIELDS * i
-        rows, columns = load_i64(level), load_i64(level + 8)
-        starts = edges + 4 * load_i64(level + 24)
-        for row in range(rows):
-            y0 = min(y0, load_i32(starts + 4 * row))
-            y1 = max(y1, load_i32(starts + 4 * (rows + row)))
-        for column in range(columns):
-            place = starts + 4 * (2 * rows + column)
-            x0 = min(x0, load_i32(place))
-            x1 = max(x1, load_i32(place + 4 * columns))
-    return y0, y1, x0, x1
-
-
-@_jit
-def reduce_in_parts(desc, scratch, source, edges, channel, map_width, t):
-    """Reduce a window part by part, each as large as the tile: every cell is packed once, and the tile stays small."""
+def finish_window(desc, bins, flat, edges, row, channel, t):
+    """Write the bins of a window to its row of the result."""
+    join_levels(desc, bins, t)
+    if is_sum(t) or load_i64(desc + 8 * MAY_BE_EMPTY):
+        settle_bins(desc, bins, edges, t)
     channels = load_i64(desc + 8 * CHANNELS)
-    capacity = load_i64(desc + 8 * TILE_CELLS)
-    y0, y1, x0, x1 = bounds(desc, edges)
-    wide = max(min(x1 - x0, capacity), 1)
-    tall = capacity // wide
-    for top in range(y0, y1, tall):
-        bottom = min(top + tall, y1)
-        for left in range(x0, x1, wide):
-            right = min(left + wide, x1)
-            pack(scratch[0], source, channel, channels, (top, bottom, left, right), t)
-            reduce_window(desc, scratch, edges, map_width, top, bottom, left, right, t)
+    valid = min(lane_count(t), channels - channel)
+    out = load_i64(desc + 8 * OUT_AT) + row * load_i64(desc + 8 * OUT_STEP)
+    index_out = load_i64(desc + 8 * INDEX_AT) + row * load_i64(desc + 8 * INDEX_STEP)
+    stream = load_i64(desc + 8 * STREAM)
+    for i in range(load_i64(desc + 8 * LEVELS)):
+        level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * i
+        first, count = load_i64(level + 8 * FIRST), load_i64(level + 8 * ROWS) * load_i64(level + 8 * COLUMNS)
+        source = bins + first * accumulator_bytes(t)
+        place = channels * first + channel * count
+        write(out + place * out_item_bytes(t), flat, source, count, valid, stream, False, t)
+        if has_index(t):
+            write(index_out + place * 4, flat, source + reduced_bytes(t), count, valid, stream, True, t)
 
 
 @_jit
 def run_task(desc, task, worker, t):
-    """Pool a chunk of the windows of one map, one channel block."""
+    """Pool a chunk of the windows of one map, one channel block.
+
+    The tile holds the whole map, packed once for all windows; or it holds one part after the other of each window,
+    every cell packed once, and stays small.
+    """
     chunks, blocks = load_i64(desc + 8 * CHUNKS), load_i64(desc + 8 * BLOCKS)
-    chunk = task % chunks
-    channel = task // chunks % blocks * lane_count(t)
+    chunk, channel = task % chunks, task // chunks % blocks * lane_count(t)
     number = task // chunks // blocks
     map_ = load_i64(desc + 8 * MAPS_AT) + number * load_i64(desc + 8 * MAPS_STEP)
-    height, width = load_i64(map_ + 8), load_i64(map_ + 16)
+    map_width = load_i64(map_ + 16)
     address = load_i64(desc + 8 * BASE_AT) + number * load_i64(desc + 8 * BATCH_STEP) + load_i64(map_)
-    source = (address, load_i64(map_ + 24), load_i64(map_ + 32), load_i64(map_ + 40))
-    begin, end = number, number + 1
+    first, last = number, number + 1
     ordered = load_i64(desc + 8 * STARTS_AT)
     if ordered:
-        first = load_i64(ordered + 8 * number)
-        count = load_i64(ordered + 8 * number + 8) - first
-        begin, end = first + count * chunk // chunks, first + count * (chunk + 1) // chunks
-    bins = load_i64(desc + 8 * BINS)
+        starts = load_i64(ordered + 8 * number)
+        count = load_i64(ordered + 8 * number + 8) - starts
+        first, last = starts + count * chunk // chunks, starts + count * (chunk + 1) // chunks
+    channels = load_i64(desc + 8 * CHANNELS)
+    capacity = load_i64(desc + 8 * TILE_CELLS)
     tile = load_i64(desc + 8 * SCRATCH_AT) + worker * load_i64(desc + 8 * SCRATCH_STEP)
-    accumulator = tile + load_i64(desc + 8 * TILE_CELLS) * cell_bytes(t)
-    padded = bins + 32  # transposed blocks read past the last bin
-    index = accumulator + padded * accumulator_bytes(t)
-    scratch = (tile, accumulator, index, index + padded * index_bytes(t))
+    bins = tile + capacity * cell_bytes(t)
+    flat = bins + load_i64(desc + 8 * BINS) * accumulator_bytes(t)
     shared = load_i64(desc + 8 * SHARED)
-    if shared and begin < end:
-        pack(tile, source, channel, load_i64(desc + 8 * CHANNELS), (0, height, 0, width), t)
-    for i in range(begin, end):
+    packed = False
+    for i in range(first, last):
         row = load_i64(load_i64(desc + 8 * ROWS_AT) + 8 * i) if ordered else i
         edges = load_i64(desc + 8 * EDGES_AT) + row * load_i64(desc + 8 * EDGES_STEP)
-        clear(accumulator, index, bins, t)
+        y0, y1, x0, x1 = load_i32(edges), load_i32(edges + 4), load_i32(edges + 8), load_i32(edges + 12)
         if shared:
-            reduce_window(desc, scratch, edges, width, 0, height, 0, width, t)
-        else:
-            reduce_in_parts(desc, scratch, source, edges, channel, width, t)
-        join_levels(desc, scratch, t)
-        finish_window(desc, scratch, edges, row, channel, t)
+            y0, y1, x0, x1 = 0, load_i64(map_ + 8), 0, map_width
+        wide = max(min(x1 - x0, capacity), 1)
+        tall = capacity // wide
+        top = y0
+        while top == y0 or top < y1:
+            bottom, left = min(top + tall, y1), x0
+            while left == x0 or left < x1:
+                right = min(left + wide, x1)
+                if not packed:
+                    pack(tile, map_, address, channel, channels, top, bottom, left, right, t)
+                    packed = shared != 0
+                held = top > y0 or left > x0
+                reduce_bins(desc, tile, bins, edges, held, map_width, top, bottom, left, right, t)
+                left += wide
+            top += tall
+        finish_window(desc, bins, flat, edges, row, channel, t)
 
 
 def build(dtype, mode):

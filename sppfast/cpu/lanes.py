@@ -17,12 +17,13 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 from numba.core.datamodel import models, register_default
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
+
+from ..arrays import LINE_BYTES
 
 I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
 SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
-LINE_BYTES = 64  # a cache line, and the channel lanes of one cell of a tile
 
 # dtype: bits, what the bits are, bits of infinity (floats)
 _DTYPES = {
@@ -42,7 +43,7 @@ _DTYPES = {
 }
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """Numba's type of a vector of `count` elements, integers of so many bits or float64."""
 
     def __init__(self, bits: int, count: int, is_float: bool = False) -> None:
@@ -53,10 +54,11 @@ class Lanes(types.Type):  # type: ignore[misc]
 
     @property
     def llvm(self) -> ir.VectorType:
+        """LLVM's type."""
         return ir.VectorType(F64 if self.is_float else ir.IntType(self.bits), self.count)
 
 
-class Reduction(types.Opaque):  # type: ignore[misc]
+class Reduction(types.Opaque):
     """Numba's type of the compile-time token: a dtype and what is reduced, ``"max"``, ``"argmax"`` or ``"avg"``."""
 
     def __init__(self, dtype: str, mode: str) -> None:
@@ -74,6 +76,7 @@ class Reduction(types.Opaque):  # type: ignore[misc]
 
     @property
     def out_bits(self) -> int:
+        """Bits of one item of the result."""
         if self.mode != "avg" or self.kind == "float":
             return self.bits
         return 32 if self.bits < 32 else 64
@@ -84,17 +87,29 @@ class Reduction(types.Opaque):  # type: ignore[misc]
         return Lanes(self.bits, self.count)
 
     @property
-    def accumulator(self) -> Lanes:
+    def reduced(self) -> Lanes:
+        """What cells are reduced to: the largest key, or the sum."""
         return Lanes(64, self.count, is_float=True) if self.mode == "avg" else self.cell
 
     @property
-    def out(self) -> Lanes:
-        """One bin of the result, as bits."""
-        return Lanes(self.out_bits, self.count)
+    def index(self) -> Lanes:
+        """Where the cells lie that were taken."""
+        return Lanes(32, self.count)
 
     @property
-    def index(self) -> Lanes:
-        return Lanes(32, self.count)
+    def accumulator(self) -> Any:
+        """The state of a bin: what its cells are reduced to and, for ``"argmax"``, where that was found."""
+        return types.Tuple((self.reduced, self.index)) if self.mode == "argmax" else self.reduced
+
+    @property
+    def reduced_bytes(self) -> int:
+        """Size of the first part of an accumulator in memory."""
+        return self.count * self.reduced.bits // 8
+
+    @property
+    def accumulator_bytes(self) -> int:
+        """In memory the two parts follow each other."""
+        return self.reduced_bytes + (4 * self.count if self.mode == "argmax" else 0)
 
 
 @register_default(Lanes)
@@ -155,7 +170,7 @@ def _encode(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
 
 
 def _decode(builder: ir.IRBuilder, key: ir.Value, t: Reduction) -> ir.Value:
-    if t.kind != "float":
+    if t.mode == "avg" or t.kind != "float":
         return _encode(builder, key, t)
     sign = builder.ashr(key, _constant(key.type, t.bits - 1))
     magnitude = builder.sub(builder.xor(key, sign), sign)
@@ -260,7 +275,7 @@ def reduction(typingctx: Any, dtype: Any, mode: Any) -> Any:
 def _size(name: str, measure: Any) -> Any:
     def typing(typingctx: Any, t: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return I64(measure(t))
+            return I64(int(measure(t)))
 
         return types.int64(t), codegen
 
@@ -271,10 +286,12 @@ def _size(name: str, measure: Any) -> Any:
 lane_count = _size("lane_count", lambda t: t.count)
 item_bytes = _size("item_bytes", lambda t: t.bits // 8)
 cell_bytes = _size("cell_bytes", lambda t: t.count * t.bits // 8)
-accumulator_bytes = _size("accumulator_bytes", lambda t: t.count * t.accumulator.bits // 8)
+reduced_bytes = _size("reduced_bytes", lambda t: t.reduced_bytes)
+accumulator_bytes = _size("accumulator_bytes", lambda t: t.accumulator_bytes)
 out_item_bytes = _size("out_item_bytes", lambda t: t.out_bits // 8)
-index_bytes = _size("index_bytes", lambda t: 4 * t.count if t.mode == "argmax" else 0)
 transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bits)
+is_sum = _size("is_sum", lambda t: t.mode == "avg")
+has_index = _size("has_index", lambda t: t.mode == "argmax")
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
@@ -322,48 +339,6 @@ def copy_cell(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
     return types.void(types.int64, types.int64, t), codegen
 
 
-@intrinsic
-def load_cell(typingctx: Any, address: Any, t: Any) -> Any:
-    """Load a cell of the tile as what the reduction adds up."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        cell = _load(builder, args[0], t.cell.llvm)
-        return _widen(builder, cell, t) if t.mode == "avg" else cell
-
-    return t.accumulator(types.int64, t), codegen
-
-
-@intrinsic
-def load_accumulator(typingctx: Any, address: Any, t: Any) -> Any:
-    """Load a partial result."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _load(builder, args[0], t.accumulator.llvm)
-
-    return t.accumulator(types.int64, t), codegen
-
-
-@intrinsic
-def load_index(typingctx: Any, address: Any, t: Any) -> Any:
-    """Load the indices of a partial result."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _load(builder, args[0], t.index.llvm)
-
-    return t.index(types.int64, t), codegen
-
-
-@intrinsic
-def store(typingctx: Any, address: Any, value: Any) -> Any:
-    """Store a vector to any address."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        _store(builder, args[0], args[1])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, value), codegen
-
-
 def _copy_intrinsic(name: str, nontemporal: bool) -> Any:
     def typing(typingctx: Any, target: Any, source: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -395,79 +370,119 @@ def copy_byte(typingctx: Any, target: Any, source: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-# --- arithmetic -----------------------------------------------------------------------------------------------------
+# --- accumulators ---------------------------------------------------------------------------------------------------
+
+
+def _parts(builder: ir.IRBuilder, accumulator: ir.Value, t: Reduction) -> list[ir.Value]:
+    return [builder.extract_value(accumulator, i) for i in range(2)] if t.mode == "argmax" else [accumulator]
+
+
+def _whole(context: Any, builder: ir.IRBuilder, parts: list[ir.Value], t: Reduction) -> ir.Value:
+    return context.make_tuple(builder, t.accumulator, parts) if t.mode == "argmax" else parts[0]
+
+
+def _load_parts(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> list[ir.Value]:
+    parts = [_load(builder, address, t.reduced.llvm)]
+    if t.mode == "argmax":
+        parts.append(_load(builder, builder.add(address, I64(t.reduced_bytes)), t.index.llvm))
+    return parts
 
 
 @intrinsic
-def identity(typingctx: Any, t: Any) -> Any:
-    """Where a reduction starts: the smallest key, or the sum 0."""
+def start(typingctx: Any, t: Any) -> Any:
+    """Make the accumulator of no cells: the smallest key at no index, or the sum 0."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        ty = t.accumulator.llvm
-        return _constant(ty, 0.0 if t.mode == "avg" else -(2 ** (t.bits - 1)))
+        smallest = _constant(t.reduced.llvm, 0.0 if t.mode == "avg" else -(2 ** (t.bits - 1)))
+        return _whole(context, builder, [smallest, _constant(t.index.llvm, -1)], t)
 
     return t.accumulator(t), codegen
 
 
 @intrinsic
-def splat_index(typingctx: Any, value: Any, t: Any) -> Any:
-    """Fill a vector of indices."""
+def begin(typingctx: Any, accumulator: Any, index: Any, t: Any) -> Any:
+    """Point bins without an index at their first cell, which need not be larger than the smallest key."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splat(builder, builder.trunc(args[0], I32), t.count)
+        parts = _parts(builder, args[0], t)
+        if t.mode == "argmax":
+            first = _splat(builder, builder.trunc(args[1], I32), t.count)
+            none = builder.icmp_signed("==", parts[1], _constant(t.index.llvm, -1))
+            parts[1] = builder.select(none, first, parts[1])
+        return _whole(context, builder, parts, t)
 
-    return t.index(types.int64, t), codegen
+    return t.accumulator(t.accumulator, types.int64, t), codegen
 
 
 @intrinsic
-def join(typingctx: Any, a: Any, b: Any) -> Any:
-    """Reduce two: the larger of keys, the sum of float64."""
+def load_accumulator(typingctx: Any, address: Any, t: Any) -> Any:
+    """Load the state of a bin."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if a.is_float:
-            return builder.fadd(*args)
-        return builder.select(builder.icmp_signed(">", *args), *args)
+        return _whole(context, builder, _load_parts(builder, args[0], t), t)
 
-    return a(a, a), codegen
-
-
-def _select_pair(name: str, ties: bool) -> Any:
-    def typing(typingctx: Any, value: Any, index: Any, best: Any, best_index: Any) -> Any:
-        pair = types.Tuple((best, best_index))
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            value, index, best, best_index = args
-            take = builder.icmp_signed(">", value, best)
-            if ties:
-                tie = builder.icmp_signed("==", value, best)
-                take = builder.or_(take, builder.and_(tie, builder.icmp_signed("<", index, best_index)))
-            chosen = [builder.select(take, value, best), builder.select(take, index, best_index)]
-            return context.make_tuple(builder, pair, chosen)
-
-        return pair(value, index, best, best_index), codegen
-
-    typing.__name__ = name
-    return intrinsic(typing)
-
-
-take_larger = _select_pair("take_larger", ties=False)
-take_first = _select_pair("take_first", ties=True)
+    return t.accumulator(types.int64, t), codegen
 
 
 @intrinsic
-def finished(typingctx: Any, value: Any, area: Any, t: Any) -> Any:
-    """Turn a reduction over `area` cells into the bits of the result; 0 where there are none."""
+def store_accumulator(typingctx: Any, address: Any, accumulator: Any, t: Any) -> Any:
+    """Store the state of a bin."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value, area, _ = args
+        for i, part in enumerate(_parts(builder, args[1], t)):
+            _store(builder, builder.add(args[0], I64(i * t.reduced_bytes)), part)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, t.accumulator, t), codegen
+
+
+@intrinsic
+def add_cell(typingctx: Any, accumulator: Any, address: Any, index: Any, t: Any) -> Any:
+    """Reduce a cell of the tile into a bin. Indices must come in rising order: the first of equals stays."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        cell = _load(builder, args[1], t.cell.llvm)
         if t.mode == "avg":
-            divisor = _splat(builder, builder.sitofp(area, F64), t.count)
-            bits = _narrow(builder, builder.fdiv(value, divisor), t)
-        else:
-            bits = _decode(builder, value, t)
-        return builder.select(builder.icmp_signed(">", area, I64(0)), bits, _constant(bits.type, 0))
+            return builder.fadd(args[0], _widen(builder, cell, t))
+        best = _parts(builder, args[0], t)
+        larger = builder.icmp_signed(">", cell, best[0])
+        new = [cell, _splat(builder, builder.trunc(args[2], I32), t.count)]
+        return _whole(context, builder, [builder.select(larger, a, b) for a, b in zip(new, best, strict=False)], t)
 
-    return t.out(value, types.int64, t), codegen
+    return t.accumulator(t.accumulator, types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def add_bin(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
+    """Reduce a bin of a finer level into a bin: of equals the one with the smaller index stays."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        new, best = _load_parts(builder, args[1], t), _parts(builder, args[0], t)
+        if t.mode == "avg":
+            return builder.fadd(new[0], best[0])
+        take = builder.icmp_signed(">", new[0], best[0])
+        if t.mode == "argmax":
+            tie = builder.icmp_signed("==", new[0], best[0])
+            take = builder.or_(take, builder.and_(tie, builder.icmp_unsigned("<", new[1], best[1])))
+        return _whole(context, builder, [builder.select(take, a, b) for a, b in zip(new, best, strict=True)], t)
+
+    return t.accumulator(t.accumulator, types.int64, t), codegen
+
+
+@intrinsic
+def settle(typingctx: Any, address: Any, area: Any, t: Any) -> Any:
+    """Make a sum over `area` cells a mean, as bits of the result's dtype, and a bin of no cells 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address, area, _ = args
+        value = _load_parts(builder, address, t)[0]
+        if t.mode == "avg":
+            value = _narrow(builder, builder.fdiv(value, _splat(builder, builder.sitofp(area, F64), t.count)), t)
+        empty = _encode(builder, _constant(value.type, 0), t)
+        _store(builder, address, builder.select(builder.icmp_signed(">", area, I64(0)), value, empty))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
 
 
 # --- transposition --------------------------------------------------------------------------------------------------
@@ -501,7 +516,9 @@ def _transpose_block(builder: ir.IRBuilder, bits: int, args: Any, finish: Any) -
 
 
 @intrinsic
-def transpose_in(typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, last: Any, t: Any) -> Any:
+def transpose_in(
+    typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, last: Any, t: Any
+) -> Any:
     """Transpose 2E rows of E elements (16 bytes: cells of a channel) into E rows of 2E (channels of a cell), encoded.
 
     Rows past `last` repeat it.
@@ -514,11 +531,11 @@ def transpose_in(typingctx: Any, target: Any, target_step: Any, source: Any, sou
     return types.void(*5 * [types.int64], t), codegen
 
 
-def _transpose_out(name: str, bits: Any) -> Any:
+def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
     def typing(typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, t: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             rows = 2 * SHUFFLE_BYTES * 8 // bits(t)
-            _transpose_block(builder, bits(t), (*args[:4], I64(rows - 1)), lambda vector: vector)
+            _transpose_block(builder, bits(t), (*args[:4], I64(rows - 1)), lambda vector: decode(builder, vector, t))
             return context.get_dummy_value()
 
         return types.void(*4 * [types.int64], t), codegen
@@ -527,5 +544,5 @@ def _transpose_out(name: str, bits: Any) -> Any:
     return intrinsic(typing)
 
 
-transpose_out = _transpose_out("transpose_out", lambda t: t.out_bits)
-transpose_index = _transpose_out("transpose_index", lambda t: 32)
+transpose_out = _transpose_out("transpose_out", lambda t: t.out_bits, _decode)
+transpose_index = _transpose_out("transpose_index", lambda t: 32, lambda builder, vector, t: vector)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import threading
 from array import array
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Maps, address_of
+from ..arrays import LINE_BYTES, Maps, address_of
 from ..plan import Plan
 from . import kernels, threads
 from .compile import c_function
-from .lanes import LINE_BYTES, Reduction
+from .lanes import Reduction
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**25  # largest whole map that is packed once for many windows
 STREAM_BYTES = 2**24  # results from here on do not stay in a cache: write past it
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
+SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 
 _local = threading.local()
@@ -34,23 +35,22 @@ class Kernel:
     address: int
     lanes: int
     cell_bytes: int
-    bin_bytes: int  # of an accumulator and its indices
+    bin_bytes: int  # of an accumulator
     result_bytes: int  # of a bin of the result, all lanes
     function: Any
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel_of(dtype: str, mode: str) -> Kernel:
     """Compile a kernel, or load it from the cache on disk."""
     t = Reduction(dtype, mode)
     function = c_function("void(int64, int64, int64)", kernels.build(dtype, mode))
-    index_bytes = 4 if mode == "argmax" else 0
     return Kernel(
         address=function.address,
         lanes=t.count,
         cell_bytes=t.count * t.bits // 8,
-        bin_bytes=t.count * (t.accumulator.bits // 8 + index_bytes),
-        result_bytes=t.count * max(t.out_bits // 8, index_bytes),
+        bin_bytes=t.accumulator_bytes,
+        result_bytes=t.count * max(t.out_bits // 8, 4),
         function=function,
     )
 
@@ -83,7 +83,8 @@ def reduce_maps(
     if order is not None:
         wanted = -(-4 * workers // max(maps.count * blocks, 1))
         chunks = max(1, min(wanted, len(order[0]) // CHUNK_WINDOWS))
-    step = tile * kernel.cell_bytes + (plan.bins + 32) * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
+    bins = plan.bins + SPILL
+    step = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
     step = -(-step // LINE_BYTES) * LINE_BYTES
     tasks = maps.count * blocks * chunks
     scratch = _take_scratch(step * min(workers, max(tasks, 1)))
@@ -103,14 +104,15 @@ def reduce_maps(
             plan.edges.strides[0] if len(plan.edges) > 1 else 0,
             plan.levels_at,
             len(plan.levels),
-            plan.bins,
+            plan.may_be_empty,
             address_of(out),
             out.strides[0],
             address_of(index_out),
             0 if index_out is None else index_out.strides[0],
+            out.nbytes >= STREAM_BYTES,
             shared,
             tile,
-            out.nbytes >= STREAM_BYTES,
+            bins,
             -(-address_of(scratch) // LINE_BYTES) * LINE_BYTES,
             step,
         ),

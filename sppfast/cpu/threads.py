@@ -86,7 +86,7 @@ def _unlock(typingctx: Any, release: Any, lock: Any) -> Any:
 
 
 @compiled("void(int64, int64)")
-def _wait(acquire, lock):  # type: ignore[no-untyped-def]
+def _wait(acquire, lock):
     for _ in range(SPINS):
         if _try_lock(acquire, lock, 0) == 1:
             return
@@ -95,7 +95,7 @@ def _wait(acquire, lock):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64)")
-def _work(state, worker):  # type: ignore[no-untyped-def]
+def _work(state, worker):
     """Do tasks until there are none left."""
     kernel, descriptor, tasks = load_i64(state), load_i64(state + 8 * DESCRIPTOR), load_i64(state + 8 * TASKS)
     task = _add(state + 8 * NEXT, 1)
@@ -105,7 +105,7 @@ def _work(state, worker):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64)")
-def _serve(state, worker):  # type: ignore[no-untyped-def]
+def _serve(state, worker):
     """Be a worker: sleep, work, report, until told to stop."""
     acquire, release = load_i64(state + 8 * ACQUIRE), load_i64(state + 8 * RELEASE)
     wake = load_i64(load_i64(state + 8 * WAKE_AT) + 8 * worker)
@@ -118,7 +118,7 @@ def _serve(state, worker):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64, int64, int64, int64)")
-def _lead(state, kernel, descriptor, tasks, helpers):  # type: ignore[no-untyped-def]
+def _lead(state, kernel, descriptor, tasks, helpers):
     """Wake workers 1 to `helpers`, work with them as worker 0, and wait for the last."""
     _set(state, kernel)
     _set(state + 8 * DESCRIPTOR, descriptor)
@@ -133,7 +133,7 @@ def _lead(state, kernel, descriptor, tasks, helpers):  # type: ignore[no-untyped
 
 
 @compiled("void(int64, int64, int64)")
-def _alone(kernel, descriptor, tasks):  # type: ignore[no-untyped-def]
+def _alone(kernel, descriptor, tasks):
     for task in range(tasks):
         _call_kernel(kernel, descriptor, task, 0)
 
@@ -172,9 +172,7 @@ class Crew:
         while len(self.threads) < helpers and not self._fields[STOP]:
             worker = len(self.threads) + 1
             self._wake[worker] = _new_lock()
-            thread = threading.Thread(
-                target=_serve, args=(self._state, worker), name=f"sppfast-{worker}", daemon=True
-            )
+            thread = threading.Thread(target=_serve, args=(self._state, worker), name=f"sppfast-{worker}", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no more threads to be had: fewer do
