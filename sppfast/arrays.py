@@ -11,7 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DTYPES = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64".split())
+DTYPES = frozenset(
+    [
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "bfloat16",
+        "float32",
+        "float64",
+    ]
+)
 LAYOUTS = ("NCHW", "NHWC")
 LINE_BYTES = 64  # of a cache line
 LARGE_BYTES = 2**20

@@ -16,6 +16,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
+from numba.core.types.containers import Tuple
 from numba.core.datamodel import models, register_default
 from numba.extending import intrinsic
 
@@ -99,7 +100,7 @@ class Reduction(types.Opaque):
     @property
     def accumulator(self) -> Any:
         """The state of a bin: what its cells are reduced to and, for ``"argmax"``, where that was found."""
-        return types.Tuple((self.reduced, self.index)) if self.mode == "argmax" else self.reduced
+        return Tuple((self.reduced, self.index)) if self.mode == "argmax" else self.reduced
 
     @property
     def reduced_bytes(self) -> int:
