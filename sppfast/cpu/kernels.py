@@ -96,13 +96,13 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
             for x in range(width):
                 copy_cell(target + x * cell, source + x * column_step, t)
         elif transposable:
-            for x in range(0, width, block):
-                x = min(x, width - block)
-                for lane in range(0, lanes, group):
-                    first = min(lane, valid - 1)
-                    last = min(valid - 1 - first, group - 1)
-                    place = target + x * cell + lane * item
-                    transpose_in(place, cell, source + x * item + first * channel_step, channel_step, last, t)
+            for lane in range(0, lanes, group):
+                first = min(lane, valid - 1)
+                last = min(valid - 1 - first, group - 1)
+                from_ = source + first * channel_step
+                for x in range(0, width, block):
+                    x = min(x, width - block)
+                    transpose_in(target + x * cell + lane * item, cell, from_ + x * item, channel_step, last, t)
         else:
             for x in range(width):
                 for lane in range(valid):
@@ -289,10 +289,13 @@ def run_task(desc, task, worker, t):
         finish_window(desc, bins, flat, edges, row, channel, t)
 
 
-def build(dtype, mode):
-    """Make the Python function of a kernel, for `numba.cfunc`: (descriptor, task, worker)."""
+def build(dtype, mode, narrow, digest):
+    """Make the Python function of a kernel, for `numba.cfunc`: (descriptor, task, worker).
+
+    The digest of the sources is here because Numba's cache looks only at this file and at what is closed over.
+    """
 
     def kernel(desc, task, worker):
-        run_task(desc, task, worker, reduction(dtype, mode))
+        run_task(desc, task, worker, reduction(dtype, mode, narrow, digest))
 
     return kernel

@@ -16,14 +16,15 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
-from numba.core.types.containers import Tuple
 from numba.core.datamodel import models, register_default
+from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
 
 from ..arrays import LINE_BYTES
 
 I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
+CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four registers of AVX2
 SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
 
 # dtype: bits, what the bits are, bits of infinity (floats)
@@ -44,6 +45,14 @@ _DTYPES = {
 }
 
 
+def lanes_of(bits: int, mode: str, narrow: bool) -> int:
+    """Channel lanes of a cell."""
+    block = 2 * SHUFFLE_BYTES * 8 // bits
+    if narrow:
+        return block
+    return min(CELL_BYTES * 8 // bits, 32 if mode == "avg" else 64)
+
+
 class Lanes(types.Type):
     """Numba's type of a vector of `count` elements, integers of so many bits or float64."""
 
@@ -60,20 +69,24 @@ class Lanes(types.Type):
 
 
 class Reduction(types.Opaque):
-    """Numba's type of the compile-time token: a dtype and what is reduced, ``"max"``, ``"argmax"`` or ``"avg"``."""
+    """Numba's type of the compile-time token.
 
-    def __init__(self, dtype: str, mode: str) -> None:
+    Parameters
+    ----------
+    dtype : str
+        Of the maps.
+    mode : {"max", "argmax", "avg"}
+        What is reduced.
+    narrow : bool
+        Whether there are few channels: as few lanes as a transposed block has, instead of as many as are fast.
+    """
+
+    def __init__(self, dtype: str, mode: str, narrow: bool) -> None:
         self.dtype = dtype
         self.mode = mode
         self.bits, self.kind, self.infinity = _DTYPES[dtype]
-        super().__init__(name=f"Reduction({dtype}, {mode})")
-
-    @property
-    def count(self) -> int:
-        """Channel lanes."""
-        if self.mode == "avg":  # float64 lanes; 8-bit transposes come 32 rows at a time
-            return max(16, 2 * SHUFFLE_BYTES * 8 // self.bits)
-        return LINE_BYTES * 8 // self.bits
+        self.count = lanes_of(self.bits, mode, narrow)
+        super().__init__(name=f"Reduction({dtype}, {mode}, {self.count})")
 
     @property
     def out_bits(self) -> int:
@@ -84,13 +97,13 @@ class Reduction(types.Opaque):
 
     @property
     def cell(self) -> Lanes:
-        """One cell of the tile."""
+        """A cell of the tile: keys, or for a mean the dtype's own bits."""
         return Lanes(self.bits, self.count)
 
     @property
     def reduced(self) -> Lanes:
-        """What cells are reduced to: the largest key, or the sum."""
-        return Lanes(64, self.count, is_float=True) if self.mode == "avg" else self.cell
+        """What cells are reduced to: keys, or float64."""
+        return Lanes(64, self.count, is_float=True) if self.mode == "avg" else Lanes(self.bits, self.count)
 
     @property
     def index(self) -> Lanes:
@@ -264,13 +277,14 @@ def _single_to_float16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
 
 
 @intrinsic(prefer_literal=True)
-def reduction(typingctx: Any, dtype: Any, mode: Any) -> Any:
-    """Make the token of a literal dtype and mode."""
+def reduction(typingctx: Any, dtype: Any, mode: Any, narrow: Any, digest: Any) -> Any:
+    """Make the token of literals."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return context.get_dummy_value()
 
-    return Reduction(dtype.literal_value, mode.literal_value)(dtype, mode), codegen
+    token = Reduction(dtype.literal_value, mode.literal_value, bool(narrow.literal_value))
+    return token(dtype, mode, narrow, digest), codegen
 
 
 def _size(name: str, measure: Any) -> Any:

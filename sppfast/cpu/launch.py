@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from array import array
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ SHARED_BYTES = 2**25  # largest whole map that is packed once for many windows
 STREAM_BYTES = 2**24  # results from here on do not stay in a cache: write past it
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
+NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 
@@ -41,10 +44,10 @@ class Kernel:
 
 
 @cache
-def kernel_of(dtype: str, mode: str) -> Kernel:
+def kernel_of(dtype: str, mode: str, narrow: int = 0) -> Kernel:
     """Compile a kernel, or load it from the cache on disk."""
-    t = Reduction(dtype, mode)
-    function = c_function("void(int64, int64, int64)", kernels.build(dtype, mode))
+    t = Reduction(dtype, mode, bool(narrow))
+    function = c_function("void(int64, int64, int64)", kernels.build(dtype, mode, narrow, _digest()))
     return Kernel(
         address=function.address,
         lanes=t.count,
@@ -53,6 +56,13 @@ def kernel_of(dtype: str, mode: str) -> Kernel:
         result_bytes=t.count * max(t.out_bits // 8, 4),
         function=function,
     )
+
+
+@cache
+def _digest() -> int:
+    """Tell one state of the kernels' sources from another."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return zlib.crc32(b"".join(path.read_bytes() for path in sources))
 
 
 def reduce_maps(
@@ -72,7 +82,8 @@ def reduce_maps(
     if not out.size:
         return
     order = None if index is None else _order(index, maps.count)
-    kernel = kernel_of(maps.dtype.name, mode)
+    narrow = maps.channels <= NARROW_BYTES // maps.dtype.itemsize
+    kernel = kernel_of(maps.dtype.name, mode, int(narrow))
     largest = maps.largest
     shared = order is not None and largest * kernel.cell_bytes <= SHARED_BYTES
     tile = largest if shared else max(min(largest, TILE_BYTES // kernel.cell_bytes), 1)

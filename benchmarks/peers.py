@@ -1,0 +1,337 @@
+"""Times sppfast and its peers in turn, in one process, on the same work, with two threads each.
+
+    python benchmarks/peers.py [--quick] [--rows REGEX] [--json FILE]
+
+Every peer's result is compared with sppfast's before anything is timed. Times are medians in ms; a ratio is
+the peer's time over sppfast's. Each row is timed with a fresh result and with `out=`. The bound is the memory
+traffic that nobody can avoid, timed in the same run: NumPy reads the map once (pool) or fills the result with
+a constant (RoI). Goals come from the project's design; nothing here knows whether they are met.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import sppfast
+
+THREADS = 2
+STRIDE = 16
+MAP = (38, 63)  # of an image of 608 x 1008
+RESULTS = ("fresh", "out=")
+PAUSE = 0.005  # seconds, before each timing: the threads of the one before stop spinning
+THREAD_POOL = ThreadPoolExecutor(THREADS)
+
+
+@dataclass
+class Case:
+    """One row's work: calls that take no arguments and compute the same, and its bare memory traffic."""
+
+    ours: dict[str, Callable]
+    peers: dict[str, Callable]
+    bounds: dict[str, Callable]
+    alone: dict[str, Callable] = field(default_factory=dict)  # sppfast on the finest level only
+
+
+@dataclass
+class Row:
+    """What to time, and the goals: `at_least` peer / sppfast, `at_most` sppfast / bound or 6x6 alone."""
+
+    name: str
+    build: Callable[[], Case]
+    at_least: dict[str, float]
+    at_most: dict[str, float] = field(default_factory=dict)
+
+
+# ---- the work
+
+
+def pool_case(shape: tuple[int, ...], levels: tuple[int, ...]) -> Case:
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    out = np.empty((shape[0], sppfast.Pyramid(levels).output_length(shape[1])), np.float32)
+    return Case(
+        ours={
+            "fresh": lambda: sppfast.pool(x, levels, workers=THREADS),
+            "out=": lambda: sppfast.pool(x, levels, workers=THREADS, out=out),
+        },
+        peers=installed({"torch": torch_pool, "openvino": openvino_pool}, x, levels),
+        bounds=dict.fromkeys(RESULTS, lambda: read(x)),
+    )
+
+
+def roi_case(count: int, levels: tuple[int, ...]) -> Case:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 256, *MAP), dtype=np.float32)
+    rois = random_rois(rng, count)
+    roi_pool = partial(sppfast.roi_pool, x, rois, geometry=STRIDE, rounding="fast_rcnn", workers=THREADS)
+    out = np.empty((count, sppfast.Pyramid(levels).output_length(256)), np.float32)
+    part = np.empty((count, sppfast.Pyramid(levels[0]).output_length(256)), np.float32)
+    peers = {"openvino": openvino_roi_pool, "onnxruntime": onnxruntime_roi_pool}
+    return Case(
+        ours={"fresh": lambda: roi_pool(levels=levels), "out=": lambda: roi_pool(levels=levels, out=out)},
+        peers=installed(peers, x, rois, levels),
+        bounds={"fresh": lambda: fill(np.empty_like(out)), "out=": lambda: fill(out)},
+        alone={
+            "fresh": lambda: roi_pool(levels=levels[0]),
+            "out=": lambda: roi_pool(levels=levels[0], out=part),
+        }
+        if len(levels) > 1
+        else {},
+    )
+
+
+def random_rois(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Rows 0, x0, y0, x1, y1 in the image; sides from 32 pixels to the image's, evenly in the logarithm."""
+    image = STRIDE * np.array([MAP[1], MAP[0]])
+    sides = np.exp(rng.uniform(np.log(32), np.log(image), (count, 2)))
+    corners = rng.uniform(size=(count, 2)) * (image - sides)
+    return np.hstack([np.zeros((count, 1)), corners, corners + sides - 1]).astype(np.float32)
+
+
+def read(x: np.ndarray) -> list:
+    if x.nbytes < 2**20:  # starting threads costs more
+        return [x.max()]
+    return list(THREAD_POOL.map(np.max, np.array_split(x.reshape(-1), THREADS)))
+
+
+def fill(out: np.ndarray) -> list:
+    return list(THREAD_POOL.map(lambda part: part.fill(1.0), np.array_split(out.reshape(-1), THREADS)))
+
+
+ROWS = [
+    Row("pool 64x256x13x13, levels 4,2,1", lambda: pool_case((64, 256, 13, 13), (4, 2, 1)), {"best peer": 10}),
+    Row("pool 8x256x38x63, levels 6,3,2,1", lambda: pool_case((8, 256, *MAP), (6, 3, 2, 1)), {"best peer": 6}),
+    Row("pool 8x256x38x63, levels 4,2,1", lambda: pool_case((8, 256, *MAP), (4, 2, 1)), {"best peer": 4}),
+    Row(
+        "pool 1x512x64x64, levels 6,3,2,1",
+        lambda: pool_case((1, 512, 64, 64), (6, 3, 2, 1)),
+        {"best peer": 6},
+    ),
+    Row("pool 1x512x64x64, levels 4,2,1", lambda: pool_case((1, 512, 64, 64), (4, 2, 1)), {"best peer": 4}),
+    Row(
+        "pool 1x64x512x512, levels 4,2,1",
+        lambda: pool_case((1, 64, 512, 512), (4, 2, 1)),
+        {"best peer": 4},
+        {"bound": 1.5},
+    ),
+    Row("pool 1x8x13x13, levels 4,2,1", lambda: pool_case((1, 8, 13, 13), (4, 2, 1)), {"torch": 1}),
+    Row(
+        "RoI 7x7, 300 windows",
+        lambda: roi_case(300, (7,)),
+        {"openvino": 4, "onnxruntime": 30},
+        {"bound": 2},
+    ),
+    Row(
+        "RoI 7x7, 2000 windows",
+        lambda: roi_case(2000, (7,)),
+        {"openvino": 4, "onnxruntime": 30},
+        {"bound": 2},
+    ),
+    Row(
+        "RoI levels 6,3,2,1, 2000 windows",
+        lambda: roi_case(2000, (6, 3, 2, 1)),
+        {"best peer": 6},
+        {"6x6 alone": 1.2},
+    ),
+]
+
+
+# ---- the peers
+
+
+def installed(peers: dict[str, Callable], *work) -> dict[str, Callable]:
+    needs = {"torch": ("torch",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
+    return {name: build(*work) for name, build in peers.items() if all(map(importlib.util.find_spec, needs[name]))}
+
+
+def torch_pool(x: np.ndarray, levels: tuple[int, ...]) -> Callable:
+    import torch
+
+    torch.set_num_threads(THREADS)
+    adaptive_max_pool2d = torch.nn.functional.adaptive_max_pool2d
+    tensor = torch.from_numpy(x)
+
+    def call():
+        with torch.inference_mode():
+            return torch.cat([adaptive_max_pool2d(tensor, n).flatten(1) for n in levels], 1)
+
+    return call
+
+
+def openvino_pool(x: np.ndarray, levels: tuple[int, ...]) -> Callable:
+    import openvino.opset8 as ops
+
+    def pooled(inputs):
+        return [ops.adaptive_max_pool(inputs[0], [n, n], "i32").output(0) for n in levels]
+
+    return openvino_call([x], pooled)
+
+
+def openvino_roi_pool(x: np.ndarray, rois: np.ndarray, levels: tuple[int, ...]) -> Callable:
+    import openvino.opset8 as ops
+
+    def pooled(inputs):
+        return [ops.roi_pooling(*inputs, [n, n], 1 / STRIDE, "max").output(0) for n in levels]
+
+    return openvino_call([x, rois], pooled)
+
+
+def openvino_call(arrays: list[np.ndarray], pooled: Callable) -> Callable:
+    """One model: the levels, each made flat, side by side. Its inputs and its result stay in place."""
+    import openvino
+    import openvino.opset8 as ops
+
+    inputs = [ops.parameter(array.shape, np.float32) for array in arrays]
+    rows = [ops.reshape(level, [level.get_shape()[0], -1], False) for level in pooled(inputs)]
+    model = openvino.Model([ops.concat(rows, 1)], inputs)
+    request = openvino.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": THREADS}).create_infer_request()
+    for i, array in enumerate(arrays):
+        request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
+
+    def call():
+        request.infer(share_outputs=True)
+        return request.get_output_tensor().data
+
+    return call
+
+
+def onnxruntime_roi_pool(x: np.ndarray, rois: np.ndarray, levels: tuple[int, ...]) -> Callable:
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    nodes = []
+    for n in levels:
+        scale = 1 / STRIDE
+        nodes += [
+            helper.make_node("MaxRoiPool", ["x", "rois"], [f"level{n}"], pooled_shape=[n, n], spatial_scale=scale),
+            helper.make_node("Flatten", [f"level{n}"], [f"row{n}"]),
+        ]
+    nodes.append(helper.make_node("Concat", [f"row{n}" for n in levels], ["result"], axis=1))
+    arrays = {"x": x, "rois": rois}
+    inputs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in arrays.items()]
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, [None, None])
+    graph = helper.make_graph(nodes, "pyramid", inputs, [result])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return lambda: session.run(None, arrays)[0]
+
+
+# ---- the timing
+
+
+def differences(case: Case) -> dict[str, float]:
+    """Share of values in which each peer's result, and the one in `out`, differs from sppfast's fresh one."""
+    expected = case.ours["fresh"]()
+    calls = case.peers | {"out=": case.ours["out="]}
+    return {name: 1 - float(np.mean(np.asarray(call()) == expected)) for name, call in calls.items()}
+
+
+def medians(calls: dict[str, Callable], budget: float) -> dict[str, float]:
+    """Median ms of each call; the calls take turns until `budget` seconds are over, five times at least."""
+    counts = {name: max(1, round(0.002 / seconds(call, 1))) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + budget
+    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+        for name, call in calls.items():
+            times[name].append(seconds(call, counts[name]))
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+
+
+def seconds(call: Callable, count: int) -> float:
+    """Mean time of `count` calls, after one that does not count: others were in the cache before it."""
+    time.sleep(PAUSE)
+    call()
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) / count
+
+
+def measure(row: Row, budget: float) -> dict:
+    case = row.build()
+    differ = differences(case)
+    calls = dict(case.peers)
+    for name, pair in (("sppfast", case.ours), ("bound", case.bounds), ("6x6 alone", case.alone)):
+        calls |= {f"{name} {result}": call for result, call in pair.items()}
+    ms = medians(calls, budget)
+    return {
+        "row": row.name,
+        "ms": ms,
+        "at_least": row.at_least,
+        "at_most": row.at_most,
+        "differ": {name: share for name, share in differ.items() if share},
+        "results": {result: ratios(ms, list(case.peers), result) for result in RESULTS},
+    }
+
+
+def ratios(ms: dict[str, float], peers: list[str], result: str) -> dict[str, float]:
+    """Ratios of one line: each peer's time over sppfast's; sppfast's over the bound and over 6x6 alone."""
+    ours = ms[f"sppfast {result}"]
+    found = {name: ms[name] / ours for name in peers}
+    best = {"best peer": min(found.values())} if found else {}
+    others = {name: ours / ms[f"{name} {result}"] for name in ("bound", "6x6 alone") if f"{name} {result}" in ms}
+    return found | best | others
+
+
+# ---- the report
+
+
+PEERS = ("torch", "openvino", "onnxruntime")
+
+
+def print_header() -> None:
+    peers = "".join(f"{name:>18}" for name in PEERS)
+    print(f"{'ms and ratio':<34}{'result':>6}{'sppfast':>10}{peers}{'best':>8}{'bound':>16}  goals")
+
+
+def print_row(measured: dict) -> None:
+    ms, name = measured["ms"], measured["row"]
+    for result, found in measured["results"].items():
+        peers = "".join(f"{f'{ms[k]:.3f} {found[k]:5.1f}x' if k in ms else '-':>18}" for k in PEERS)
+        best = f"{found['best peer']:.1f}x" if "best peer" in found else "-"
+        bound = f"{ms[f'bound {result}']:.3f} {found['bound']:5.2f}x"
+        goals = [f"{k} {found[k]:.1f}x of {v:g}x" for k, v in measured["at_least"].items() if k in found]
+        goals += [f"{k} {found[k]:.2f}x, at most {v:g}x" for k, v in measured["at_most"].items()]
+        ours = ms[f"sppfast {result}"]
+        print(f"{name:<34}{result:>6}{ours:>10.3f}{peers}{best:>8}{bound:>16}  {'; '.join(goals)}", flush=True)
+        name = ""
+    for name, share in measured["differ"].items():
+        print(f"  {name}: {share:.3%} of the values differ from sppfast's", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Time sppfast and its peers on the same work.")
+    parser.add_argument("--quick", action="store_true", help="one second for each row instead of ten")
+    parser.add_argument("--rows", default="", metavar="REGEX", help="only the rows whose name matches")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    arguments = parser.parse_args()
+
+    versions = sppfast.versions()
+    print(", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed"))
+    print(f"{THREADS} threads; load average before the start: {os.getloadavg()[0]:.2f}\n")
+    print_header()
+    measured = []
+    for row in ROWS:
+        if re.search(arguments.rows, row.name):
+            measured.append(measure(row, budget=1 if arguments.quick else 10))
+            print_row(measured[-1])
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"versions": versions, "rows": measured}, indent=2, default=str))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

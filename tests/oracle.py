@@ -1,0 +1,243 @@
+"""The slow, obvious NumPy version of the operators: what every backend is compared with.
+
+Nothing here is fast, cached or clever, and nothing comes from the package: each rule is written down once,
+as a function from a window and a number of bins to a list of half-open ``(start, stop)`` bins, and a loop
+over the bins does the rest.
+"""
+
+import math
+
+import ml_dtypes
+import numpy as np
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+# ---- bins of one axis
+
+
+def adaptive_bins(start, stop, n):
+    """Appendix A.2: floor and ceil of equal shares of the window; no bin where the window is empty."""
+    length = max(stop - start, 0)
+    return [(start + i * length // n, start - (-(i + 1) * length // n)) for i in range(n)]
+
+
+def sliding_bins(length, n):
+    """Section 2.3: windows of ceil(L/n) cells, floor(L/n) cells apart."""
+    window, stride = -(-length // n), length // n
+    return [(i * stride, min(i * stride + window, length)) for i in range(n)]
+
+
+def caffe_bins(length, n):
+    """Caffe's SPP layer: kernel and stride ceil(L/n), the padding shared by both ends."""
+    k = -(-length // n)
+    pad = (k * n - length + 1) // 2
+    return [clip_bin(i * k - pad, i * k - pad + k, length) for i in range(n)]
+
+
+def clip_bin(start, stop, length):
+    """The part of a bin that lies on the map."""
+    return min(max(start, 0), length), min(max(stop, 0), length)
+
+
+def whole_axis_bins(length, n, rule):
+    """The bins of a whole axis of a map, by one of the three rules."""
+    if rule == "adaptive":
+        return adaptive_bins(0, length, n)
+    return {"sliding": sliding_bins, "caffe": caffe_bins}[rule](length, n)
+
+
+# ---- image windows to bins, one axis
+
+
+def sppnet_window(x0, x1, stride, offset, length):
+    """Appendix A.1: the half-open cells of an image window, never none."""
+    first = math.floor((x0 - offset) / stride) + 1
+    last = math.ceil((x1 - offset) / stride) - 1
+    if first > last:
+        first = last = (first + last) // 2
+    first, last = (min(max(cell, 0), length - 1) for cell in (first, last))
+    return first, last + 1
+
+
+def round_half_away(value):
+    """C's ``roundf``: to the nearest whole number, halves away from zero."""
+    whole = np.trunc(value)
+    if abs(value - whole) >= 0.5:
+        whole += np.copysign(np.float32(1), value)
+    return int(whole)
+
+
+def fast_rcnn_bins(x0, x1, stride, offset, length, n):
+    """Girshick's RoI pooling along one axis, every step in float32."""
+    scale, offset = np.float32(1 / stride), np.float32(offset)
+    first = round_half_away((np.float32(x0) - offset) * scale)
+    last = round_half_away((np.float32(x1) - offset) * scale)
+    size = np.float32(max(last - first + 1, 1)) / np.float32(n)
+    bins = []
+    for i in range(n):
+        start = first + math.floor(np.float32(i) * size)
+        stop = first + math.ceil(np.float32(i + 1) * size)
+        bins.append(clip_bin(start, stop, length))
+    return bins
+
+
+def window_bins(x0, x1, length, n, rounding, stride, offset):
+    """The bins of one axis of a window, by one of the three roundings."""
+    if rounding == "fast_rcnn":
+        return fast_rcnn_bins(x0, x1, stride, offset, length, n)
+    if rounding == "sppnet":
+        return adaptive_bins(*sppnet_window(float(x0), float(x1), stride, offset, length), n)
+    return adaptive_bins(*clip_bin(int(x0), int(x1), length), n)
+
+
+# ---- one reduction
+
+
+def result_dtype(dtype, mode):
+    """The dtype of a result, always in native byte order."""
+    dtype = np.dtype(dtype)
+    if dtype == BFLOAT16 or mode == "max" or dtype.kind == "f":
+        return dtype.newbyteorder("=")
+    return np.result_type(dtype, np.float32)
+
+
+def round_to_bfloat16(values):
+    """float64 to bfloat16, rounded once to nearest even (``astype`` rounds twice, by way of float32)."""
+    values = np.asarray(values, np.float64)
+    finite = np.where(np.isfinite(values), values, 0)
+    exponent = np.maximum(np.frexp(finite)[1] - 8, -133)
+    rounded = np.ldexp(np.rint(np.ldexp(finite, -exponent)), exponent)
+    return np.where(np.isfinite(values), rounded, values).astype(BFLOAT16)
+
+
+def cast(values, dtype):
+    """Round a float64 mean, or give a maximum its dtype back."""
+    if dtype == BFLOAT16:
+        return round_to_bfloat16(values)
+    return values.astype(dtype)
+
+
+def reduce_bins(fmap, y_bins, x_bins, mode):
+    """Values and indices, each ``(C, rows, columns)``, of the bins of one ``(C, H, W)`` map."""
+    channels, _, width = fmap.shape
+    work = fmap.astype(np.float64) if mode == "avg" or fmap.dtype == BFLOAT16 else fmap
+    values = np.zeros((channels, len(y_bins), len(x_bins)), work.dtype)
+    indices = np.full(values.shape, -1, np.int32)
+    for row, (y0, y1) in enumerate(y_bins):
+        for column, (x0, x1) in enumerate(x_bins):
+            if y0 >= y1 or x0 >= x1 or not channels:
+                continue
+            cells = work[:, y0:y1, x0:x1].reshape(channels, -1)
+            if mode == "avg":
+                with np.errstate(invalid="ignore"):  # inf - inf
+                    values[:, row, column] = cells.sum(axis=1) / cells.shape[1]
+                continue
+            best = cells.max(axis=1)
+            values[:, row, column] = best
+            first = ((cells == best[:, None]) | (cells != cells)).argmax(axis=1)
+            indices[:, row, column] = (y0 + first // (x1 - x0)) * width + x0 + first % (x1 - x0)
+    if work.dtype.kind == "f":
+        values += 0  # a maximum of -0.0 comes back as +0.0
+    return cast(values, result_dtype(fmap.dtype, mode)), indices
+
+
+# ---- the two operators
+
+
+def as_pairs(levels):
+    """Levels as (rows, columns) pairs."""
+    levels = [levels] if np.isscalar(levels) else levels
+    return [(int(n), int(n)) if np.isscalar(n) else tuple(map(int, n)) for n in levels]
+
+
+def as_maps(x, layout):
+    """Every form of ``x`` as a list of (C, H, W) maps, and whether it was a single one."""
+    single = isinstance(x, np.ndarray) and x.ndim == 3
+    maps = [x] if single else list(x)
+    if layout == "NHWC":
+        maps = [m.transpose(2, 0, 1) for m in maps]
+    return maps, single
+
+
+def as_rois(rois, batch_index):
+    """Every form of ``rois`` as a list of (map, x0, y0, x1, y1)."""
+    if isinstance(rois, list | tuple) and any(np.ndim(r) == 2 for r in rois):
+        return [(b, *roi) for b, group in enumerate(rois) for roi in np.asarray(group).reshape(-1, 4)]
+    rois = np.asarray(rois)
+    if rois.shape[-1] == 5:
+        return [(int(roi[0]), *roi[1:]) for roi in rois]
+    batch_index = [0] * len(rois) if batch_index is None else batch_index
+    return [(int(b), *roi) for b, roi in zip(batch_index, rois, strict=True)]
+
+
+def assemble(rows, channels, pairs, layout, flatten, dtype):
+    """Rows of per-level (C, rows, columns) blocks, in the form that the operators return."""
+    levels = []
+    for i, (r, c) in enumerate(pairs):
+        level = np.array([row[i] for row in rows], dtype).reshape(len(rows), channels, r, c)
+        if flatten:
+            level = level.reshape(len(rows), channels * r * c)
+        elif layout == "NHWC":
+            level = level.transpose(0, 2, 3, 1)
+        levels.append(level)
+    return np.concatenate(levels, axis=1) if flatten else tuple(levels)
+
+
+def finish(rows, x, pairs, *, mode, layout, flatten, return_indices, single=False):
+    """Values (and indices) of all rows; a row holds one (values, indices) pair per level."""
+    first = x if isinstance(x, np.ndarray) else x[0]
+    channels = first.shape[-3 if layout == "NCHW" else -1]
+    results = []
+    for which, dtype in enumerate((result_dtype(first.dtype, mode), np.dtype(np.int32))):
+        blocks = [[level[which] for level in row] for row in rows]
+        result = assemble(blocks, channels, pairs, layout, flatten, dtype)
+        if single:
+            result = result[0] if flatten else tuple(level[0] for level in result)
+        results.append(result)
+    return tuple(results) if return_indices else results[0]
+
+
+def pool(x, levels=(4, 2, 1), *, mode="max", bins="adaptive", layout="NCHW", flatten=True, return_indices=False):
+    """Spatial pyramid pooling of whole maps."""
+    pairs = as_pairs(levels)
+    maps, single = as_maps(x, layout)
+    rows = [
+        [
+            reduce_bins(m, whole_axis_bins(m.shape[1], r, bins), whole_axis_bins(m.shape[2], c, bins), mode)
+            for r, c in pairs
+        ]
+        for m in maps
+    ]
+    form = {"mode": mode, "layout": layout, "flatten": flatten, "return_indices": return_indices}
+    return finish(rows, x, pairs, single=single, **form)
+
+
+def roi_pool(
+    x,
+    rois,
+    levels=(6, 3, 2, 1),
+    *,
+    geometry=16,
+    rounding="sppnet",
+    batch_index=None,
+    mode="max",
+    layout="NCHW",
+    flatten=True,
+    return_indices=False,
+):
+    """Spatial pyramid pooling of image windows."""
+    pairs = as_pairs(levels)
+    maps, _ = as_maps(x, layout)
+    rule = (rounding, getattr(geometry, "stride", geometry), getattr(geometry, "offset", 0.0))
+    rows = []
+    for b, x0, y0, x1, y1 in as_rois(rois, batch_index):
+        _, height, width = maps[b].shape
+        row = []
+        for r, c in pairs:
+            y_bins = window_bins(y0, y1, height, r, *rule)
+            x_bins = window_bins(x0, x1, width, c, *rule)
+            row.append(reduce_bins(maps[b], y_bins, x_bins, mode))
+        rows.append(row)
+    form = {"mode": mode, "layout": layout, "flatten": flatten, "return_indices": return_indices}
+    return finish(rows, x, pairs, **form)

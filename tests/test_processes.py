@@ -1,0 +1,270 @@
+"""Threads and processes: nothing may crash, hang, or give another result.
+
+Each scenario runs in a process of its own, so that an abort or a hang is no more than a failed test.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import workload
+
+import sppfast
+
+pytestmark = pytest.mark.processes
+
+TIMEOUT = 200
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+TESTS = Path(__file__).parent
+PACKAGES = Path(sppfast.__file__).parents[1]
+PRELUDE = """
+import faulthandler, os, sys, threading
+from workload import *
+faulthandler.dump_traceback_later(180, exit=True)
+"""
+
+
+def start(*command, first_path=PACKAGES, **environment):
+    """Start a fresh interpreter that finds the package and the workload."""
+    paths = [str(first_path), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """What it printed; it must end well and in time."""
+    try:
+        out, err = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+def run(code, **environment):
+    """Run a script after the prelude, and give back what it printed."""
+    return finish(start("-c", PRELUDE + textwrap.dedent(code), **environment))
+
+
+@pytest.fixture(scope="module")
+def digest():
+    """What every process must come to; the oracle agrees with it."""
+    x, rois = workload.x, workload.rois
+    np.testing.assert_array_equal(sppfast.pool(x), oracle.pool(x))
+    np.testing.assert_array_equal(sppfast.roi_pool(x, rois), oracle.roi_pool(x, rois))
+    return workload.work()
+
+
+# Where everything is compiled anew, one kernel is enough.
+COMPILE = PRELUDE + 'print(work(modes=["max"]))'
+
+
+@pytest.fixture(scope="module")
+def digest_of_max():
+    """The same for what `COMPILE` prints."""
+    return workload.work(modes=["max"])
+
+
+# ---- threads
+
+
+def mixed_calls(rng):
+    """Calls of all kinds, each with the oracle's answer."""
+    small = rng.integers(-9, 9, (2, 5, 9, 9)).astype(np.float32)
+    wide = rng.integers(-9, 9, (4, 70, 13, 13)).astype(np.float32)
+    large = rng.integers(-9, 9, (1, 2, 200, 180)).astype(np.float32)
+    rois = [[b, 10 * i, 5 * i, 60 + 12 * i, 90 + 10 * i] for i in range(12) for b in (1, 0)]
+    calls = []
+    for x in (small, wide, large):
+        for options in ({}, {"levels": 3}, {"return_indices": True}, {"bins": "caffe"}):
+            calls.append((sppfast.pool, (x,), options, oracle.pool(x, **options)))
+    for options in ({}, {"levels": 7, "rounding": "fast_rcnn"}, {"return_indices": True}):
+        calls.append((sppfast.roi_pool, (wide, rois), options, oracle.roi_pool(wide, rois, **options)))
+    return calls
+
+
+@pytest.mark.parametrize("workers", [None, 1, 3])
+def test_sixteen_threads_at_once(workers, rng):
+    calls = mixed_calls(rng)
+
+    def one_thread(seed):
+        for i in np.random.default_rng(seed).integers(0, len(calls), 30):
+            function, arguments, options, want = calls[i]
+            got = function(*arguments, workers=workers, **options)
+            pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
+            for one_got, one_want in pairs:
+                np.testing.assert_array_equal(one_got, one_want)
+
+    with ThreadPoolExecutor(16) as threads:
+        for future in [threads.submit(one_thread, seed) for seed in range(16)]:
+            future.result(timeout=TIMEOUT)
+
+
+def test_threads_make_the_first_call(digest):
+    code = """
+    from concurrent.futures import ThreadPoolExecutor
+    barrier = threading.Barrier(16)
+    def first():
+        barrier.wait()
+        return work()
+    with ThreadPoolExecutor(16) as threads:
+        futures = [threads.submit(first) for _ in range(16)]
+        print(*{future.result() for future in futures})
+    """
+    assert run(code) == digest
+
+
+# ---- fork
+
+
+@needs_fork
+@pytest.mark.parametrize("workers", [None, 1, 4])
+def test_fork_after_use(workers, digest):
+    """The child uses the package, and so does its own child; the parent goes on."""
+    code = f"""
+    want = work({workers})
+    def child(depth):
+        pid = os.fork()
+        if pid == 0:
+            ok = work({workers}) == want and (depth == 0 or child(depth - 1) == 0)
+            os._exit(0 if ok else 3)
+        return wait_for(pid)
+    print(child(1), child(1), work({workers}))
+    """
+    assert run(code) == f"0 0 {digest}"
+
+
+@needs_fork
+def test_fork_before_use(digest):
+    code = """
+    pids = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if work() else 3)
+        pids.append(pid)
+    print(*map(wait_for, pids), work())
+    """
+    assert run(code) == f"0 0 0 {digest}"
+
+
+@needs_fork
+def test_fork_while_other_threads_pool(digest):
+    code = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    want = work()
+    stop = threading.Event()
+    wrong = []
+    def keep_busy():
+        while not stop.is_set():
+            if work() != want:
+                wrong.append(1)
+    threads = [threading.Thread(target=keep_busy) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    results = set()
+    for _ in range(12):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if all(work() == want for _ in range(5)) else 3)
+        results.add(wait_for(pid, 20))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    print(*results, len(wrong), work())
+    """
+    assert run(code) == f"0 0 {digest}"
+
+
+SCRIPT = """
+import multiprocessing, sys
+from workload import work
+
+def job(_):
+    return work()
+
+if __name__ == "__main__":
+    work()
+    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+        print(*set(pool.map_async(job, range(4)).get(100)))
+"""
+
+
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=needs_fork), "spawn"])
+def test_multiprocessing(method, digest, tmp_path):
+    """A pool of processes, started after use."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    assert finish(start(str(script), method)) == digest
+
+
+# ---- caches and places that cannot be written
+
+
+def test_four_processes_on_one_empty_cache(digest_of_max, tmp_path):
+    cache = str(tmp_path / "cache")
+    processes = [start("-c", COMPILE, NUMBA_CACHE_DIR=cache) for _ in range(4)]
+    assert [finish(process) for process in processes] == [digest_of_max] * 4
+    assert finish(start("-c", COMPILE, NUMBA_CACHE_DIR=cache)) == digest_of_max
+
+
+def test_nowhere_to_write(digest_of_max, tmp_path):
+    """No cache directory, no home, a read-only package: files stand where directories should be."""
+    package = Path(sppfast.__file__).parent
+    copy = tmp_path / "sppfast"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for directory in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
+        (directory / "__pycache__").write_text("")
+    nowhere = str(copy / "__pycache__" / "below")
+    places = {"NUMBA_CACHE_DIR": nowhere, "HOME": nowhere, "XDG_CACHE_HOME": nowhere}
+    assert finish(start("-c", COMPILE, first_path=tmp_path, **places)) == digest_of_max
+
+
+def test_another_processor(digest_of_max, tmp_path):
+    """Without this processor's own instructions the results are the same."""
+    places = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    assert finish(start("-c", COMPILE, **places)) == digest_of_max
+
+
+# ---- imports
+
+
+FRAMEWORKS = {"torch", "jax", "cupy", "dask", "sklearn", "onnxruntime", "openvino", "matplotlib"}
+IMPORTED = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+
+
+def test_import_brings_no_framework_and_no_compiler():
+    names = set(finish(start("-c", "import sys, sppfast;" + IMPORTED)).split())
+    assert "numpy" in names
+    assert not names & (FRAMEWORKS | {"numba", "llvmlite", "scipy", "tqdm"})
+
+
+def test_a_call_brings_no_framework():
+    assert not set(run("work();" + IMPORTED).split()) & FRAMEWORKS
+
+
+def test_versions():
+    versions = sppfast.versions()
+    assert versions["sppfast"] == sppfast.__version__
+    assert versions["numpy"] == np.__version__
+
+
+def test_show_versions(capsys):
+    sppfast.show_versions()
+    printed = capsys.readouterr().out
+    for part in ("sppfast", sppfast.__version__, "numpy", np.__version__, "numba"):
+        assert part in printed
