@@ -42,6 +42,8 @@ class Maps:
     ----------
     dtype : dtype
         Native-endian.
+    name : str
+        Of the dtype.
     count, channels : int
         N and C.
     table : ndarray of int64, shape (1 or N, 6)
@@ -59,6 +61,7 @@ class Maps:
     """
 
     dtype: np.dtype[Any]
+    name: str
     count: int
     channels: int
     table: NDArray[np.int64]
@@ -82,7 +85,7 @@ class Maps:
 def take_maps(x: Any, layout: str) -> tuple[Any, Maps]:
     """Take an array or a ragged batch: what to keep alive while its memory is in use, and how it lies there."""
     if isinstance(x, np.ndarray):
-        x = _native(x, "x")
+        x = _plain(x, "x")
         return x, _batch(x.shape, x.strides, x.dtype, layout)
     if isinstance(x, Sequence) and not isinstance(x, str | bytes):
         return _ragged(x, layout)
@@ -90,8 +93,8 @@ def take_maps(x: Any, layout: str) -> tuple[Any, Maps]:
 
 
 def address_of(kept: Any) -> int:
-    """Address that a table of maps is relative to."""
-    return kept.__array_interface__["data"][0] if isinstance(kept, np.ndarray) else 0
+    """Address of an array; 0 for a ragged batch, whose table has addresses, and for None."""
+    return int(kept.ctypes.data) if isinstance(kept, np.ndarray) else 0
 
 
 @lru_cache(maxsize=256)
@@ -116,7 +119,7 @@ def _ragged(x: Sequence[Any], layout: str) -> tuple[Any, Maps]:
         name = f"x[{i}]"
         if not isinstance(item, np.ndarray):
             raise TypeError(f"{name}: expected a numpy array, got {type(item).__name__}")
-        array = _native(item, name)
+        array = _plain(item, name)
         if array.ndim != 3:
             names = "(C, H, W)" if layout == "NCHW" else "(H, W, C)"
             raise ValueError(f"{name}: expected shape {names}, got {array.shape}")
@@ -132,9 +135,11 @@ def _ragged(x: Sequence[Any], layout: str) -> tuple[Any, Maps]:
 
 
 def _maps(dtype: Any, count: int, channels: int, rows: list[Any], step: int, single: bool, ragged: bool) -> Maps:
+    if dtype.name not in DTYPES:
+        raise TypeError(f"x: dtype {dtype} is not supported, expected bool, integers or floats up to 64 bits")
     table = np.array(rows, dtype=np.int64)
     largest = int((table[:, 1] * table[:, 2]).max())
-    return Maps(dtype, count, channels, table, step, single, ragged, table.ctypes.data, largest)
+    return Maps(dtype, dtype.name, count, channels, table, step, single, ragged, table.ctypes.data, largest)
 
 
 def _map_row(name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], layout: str) -> tuple[int, ...]:
@@ -147,15 +152,11 @@ def _map_row(name: str, address: int, shape: tuple[int, ...], strides: tuple[int
     return address, shape[row], shape[column], strides[channel], strides[row], strides[column]
 
 
-def _native(x: NDArray[Any], name: str) -> NDArray[Any]:
-    """Check the dtype, and convert it to the machine's byte order."""
+def _plain(x: NDArray[Any], name: str) -> NDArray[Any]:
+    """Refuse what is more than an array, and convert what is not in the machine's byte order."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: masked arrays are not supported; fill it first")
-    if not x.dtype.isnative:
-        x = x.astype(x.dtype.newbyteorder("="))
-    if x.dtype.name not in DTYPES:
-        raise TypeError(f"{name}: dtype {x.dtype} is not supported, expected bool, integers or floats up to 64 bits")
-    return x
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def result_dtype(dtype: np.dtype[Any], reduction: str) -> np.dtype[Any]:

@@ -266,7 +266,7 @@ def _fill(
     """Have the backend reduce, into the results or, where it cannot write there, into a copy."""
     from .cpu.launch import reduce_maps
 
-    threads = _threads(workers)
+    threads = available_cores() if workers is None else _threads(workers)
     sources = kept if maps.ragged else (kept,)
     targets = [_in_place(result, sources) for result in results]
     reduce_maps(kept, maps, plan, index, reduction, targets, threads)
@@ -288,10 +288,8 @@ def _present(results: list[NDArray[Any]], pyramid: Pyramid, channels: int, layou
     return forms[0] if len(forms) == 1 else tuple(forms)
 
 
-def _threads(workers: int | None) -> int:
+def _threads(workers: int) -> int:
     """Threads of SciPy's `workers`."""
-    if workers is None:
-        return available_cores()
     try:
         if isinstance(workers, bool):
             raise TypeError

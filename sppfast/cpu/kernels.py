@@ -58,16 +58,18 @@ from .lanes import (
     INDEX_AT,
     INDEX_STEP,
     STREAM,  # whether the result is written past the caches
+    POWERS_AT,  # per window, ordered by map: the blocks that its bins are made of, see `order`; 0: none
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
     BINS,  # of all levels, and as many as transposed blocks may read past the last
     SCRATCH_AT,
     SCRATCH_STEP,
-) = range(24)
+) = range(25)
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
 LEVEL_BYTES = 64
+POWER = 32  # the powers of two of a block of cells, in one number
 
 _jit = njit(nogil=True, error_model="numpy")
 
@@ -141,6 +143,64 @@ def reduce_bins(desc, tile, bins, edges, held, map_width, y0, y1, x0, x1, t):
                     cells += step
                 store_accumulator(bin_, accumulator, t)
                 bin_ += accumulator_bytes(t)
+
+
+@_jit
+def widen(target, source, height, width, down, right, t):
+    """Make every cell the larger of itself and the cell `down` and to the `right` of it; in place too."""
+    size = cell_bytes(t)
+    for y in range(height):
+        for x in range(width):
+            cell = (y * width + x) * size
+            accumulator = load_accumulator(source + cell, t)
+            if y + down < height and x + right < width:
+                accumulator = add_bin(accumulator, source + cell + (down * width + right) * size, t)
+            store_accumulator(target + cell, accumulator, t)
+
+
+@_jit
+def reduce_blocks(desc, tile, bins, edges, map_width, tall, wide, t):
+    """Reduce the bins of the finest level from four overlapping blocks of `tall` x `wide` cells each.
+
+    Bound: four vector loads and operations per line of a bin.
+    """
+    level = load_i64(desc + 8 * LEVELS_AT)
+    rows, columns = load_i64(level + 8 * ROWS), load_i64(level + 8 * COLUMNS)
+    y_edges, x_edges = edges + 4 * load_i64(level + 8 * Y_EDGES), edges + 4 * load_i64(level + 8 * X_EDGES)
+    bin_ = bins + load_i64(level + 8 * FIRST) * accumulator_bytes(t)
+    for row in range(rows):
+        top = tile + load_i32(y_edges + 4 * row) * map_width * cell_bytes(t)
+        bottom = tile + (load_i32(y_edges + 4 * (rows + row)) - tall) * map_width * cell_bytes(t)
+        for column in range(columns):
+            left = load_i32(x_edges + 4 * column) * cell_bytes(t)
+            right = (load_i32(x_edges + 4 * (columns + column)) - wide) * cell_bytes(t)
+            accumulator = add_cell(start(t), top + left, 0, t)
+            accumulator = add_cell(accumulator, top + right, 0, t)
+            accumulator = add_cell(accumulator, bottom + left, 0, t)
+            accumulator = add_cell(accumulator, bottom + right, 0, t)
+            store_accumulator(bin_, accumulator, t)
+            bin_ += accumulator_bytes(t)
+
+
+@_jit
+def reduce_shared(desc, tile, wide_tile, state, bins, edges, height, width, power, t):
+    """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
+
+    `state` is how far it is: windows come in rising order of their powers.
+    """
+    if power < 0:
+        reduce_bins(desc, tile, bins, edges, False, width, 0, height, 0, width, t)
+        return state
+    tall, wide = power // POWER, power % POWER
+    while state < tall * POWER:
+        widen(tile, tile, height, width, 1 << (state // POWER), 0, t)
+        state = (state // POWER + 1) * POWER
+    while state < power:
+        from_ = wide_tile if state % POWER else tile
+        widen(wide_tile, from_, height, width, 0, 1 << (state % POWER), t)
+        state += 1
+    reduce_blocks(desc, wide_tile if wide else tile, bins, edges, width, 1 << tall, 1 << wide, t)
+    return state
 
 
 @_jit
@@ -241,51 +301,57 @@ def finish_window(desc, bins, flat, edges, row, channel, t):
 
 
 @_jit
-def run_task(desc, task, worker, t):
-    """Pool a chunk of the windows of one map, one channel block.
+def reduce_parts(desc, tile, bins, edges, map_, address, channel, t):
+    """Reduce a window part by part, each as large as the tile: every cell is packed once, and the tile stays small."""
+    y0, y1, x0, x1 = load_i32(edges), load_i32(edges + 4), load_i32(edges + 8), load_i32(edges + 12)
+    channels, map_width = load_i64(desc + 8 * CHANNELS), load_i64(map_ + 16)
+    capacity = load_i64(desc + 8 * TILE_CELLS)
+    wide = max(min(x1 - x0, capacity), 1)
+    tall = capacity // wide
+    top = y0
+    while top == y0 or top < y1:
+        bottom, left = min(top + tall, y1), x0
+        while left == x0 or left < x1:
+            right = min(left + wide, x1)
+            pack(tile, map_, address, channel, channels, top, bottom, left, right, t)
+            held = top > y0 or left > x0
+            reduce_bins(desc, tile, bins, edges, held, map_width, top, bottom, left, right, t)
+            left += wide
+        top += tall
 
-    The tile holds the whole map, packed once for all windows; or it holds one part after the other of each window,
-    every cell packed once, and stays small.
-    """
+
+@_jit
+def run_task(desc, task, worker, t):
+    """Pool a chunk of the windows of one map, one channel block."""
     chunks, blocks = load_i64(desc + 8 * CHUNKS), load_i64(desc + 8 * BLOCKS)
     chunk, channel = task % chunks, task // chunks % blocks * lane_count(t)
     number = task // chunks // blocks
     map_ = load_i64(desc + 8 * MAPS_AT) + number * load_i64(desc + 8 * MAPS_STEP)
-    map_width = load_i64(map_ + 16)
+    height, width = load_i64(map_ + 8), load_i64(map_ + 16)
     address = load_i64(desc + 8 * BASE_AT) + number * load_i64(desc + 8 * BATCH_STEP) + load_i64(map_)
     first, last = number, number + 1
-    ordered = load_i64(desc + 8 * STARTS_AT)
+    ordered, powers = load_i64(desc + 8 * STARTS_AT), load_i64(desc + 8 * POWERS_AT)
     if ordered:
         starts = load_i64(ordered + 8 * number)
         count = load_i64(ordered + 8 * number + 8) - starts
         first, last = starts + count * chunk // chunks, starts + count * (chunk + 1) // chunks
-    channels = load_i64(desc + 8 * CHANNELS)
-    capacity = load_i64(desc + 8 * TILE_CELLS)
+    channels, capacity = load_i64(desc + 8 * CHANNELS), load_i64(desc + 8 * TILE_CELLS)
     tile = load_i64(desc + 8 * SCRATCH_AT) + worker * load_i64(desc + 8 * SCRATCH_STEP)
-    bins = tile + capacity * cell_bytes(t)
+    wide_tile = tile + capacity * cell_bytes(t)
+    bins = wide_tile + (capacity * cell_bytes(t) if powers else 0)
     flat = bins + load_i64(desc + 8 * BINS) * accumulator_bytes(t)
     shared = load_i64(desc + 8 * SHARED)
-    packed = False
+    if shared and first < last:
+        pack(tile, map_, address, channel, channels, 0, height, 0, width, t)
+    state = 0
     for i in range(first, last):
         row = load_i64(load_i64(desc + 8 * ROWS_AT) + 8 * i) if ordered else i
         edges = load_i64(desc + 8 * EDGES_AT) + row * load_i64(desc + 8 * EDGES_STEP)
-        y0, y1, x0, x1 = load_i32(edges), load_i32(edges + 4), load_i32(edges + 8), load_i32(edges + 12)
         if shared:
-            y0, y1, x0, x1 = 0, load_i64(map_ + 8), 0, map_width
-        wide = max(min(x1 - x0, capacity), 1)
-        tall = capacity // wide
-        top = y0
-        while top == y0 or top < y1:
-            bottom, left = min(top + tall, y1), x0
-            while left == x0 or left < x1:
-                right = min(left + wide, x1)
-                if not packed:
-                    pack(tile, map_, address, channel, channels, top, bottom, left, right, t)
-                    packed = shared != 0
-                held = top > y0 or left > x0
-                reduce_bins(desc, tile, bins, edges, held, map_width, top, bottom, left, right, t)
-                left += wide
-            top += tall
+            power = load_i64(powers + 8 * i) if powers else -1
+            state = reduce_shared(desc, tile, wide_tile, state, bins, edges, height, width, power, t)
+        else:
+            reduce_parts(desc, tile, bins, edges, map_, address, channel, t)
         finish_window(desc, bins, flat, edges, row, channel, t)
 
 

@@ -18,9 +18,10 @@ from ..plan import Plan
 from . import kernels, threads
 from .compile import c_function
 from .lanes import Reduction
+from .order import order_windows
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
-SHARED_BYTES = 2**25  # largest whole map that is packed once for many windows
+SHARED_BYTES = 2**23  # largest whole map that is packed once for many windows
 STREAM_BYTES = 2**24  # results from here on do not stay in a cache: write past it
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
@@ -81,24 +82,22 @@ def reduce_maps(
     out, index_out = targets if mode == "argmax" else (targets[0], None)
     if not out.size:
         return
-    order = None if index is None else _order(index, maps.count)
-    narrow = maps.channels <= NARROW_BYTES // maps.dtype.itemsize
-    kernel = kernel_of(maps.dtype.name, mode, int(narrow))
-    largest = maps.largest
-    shared = order is not None and largest * kernel.cell_bytes <= SHARED_BYTES
-    tile = largest if shared else max(min(largest, TILE_BYTES // kernel.cell_bytes), 1)
+    kernel = kernel_of(maps.name, mode, int(maps.channels <= NARROW_BYTES // maps.dtype.itemsize))
     blocks = -(-maps.channels // kernel.lanes)
-    work = out.size + maps.count * maps.channels * largest
-    workers = workers if work > SERIAL_ITEMS else 1
-    chunks = 1
-    if order is not None:
-        wanted = -(-4 * workers // max(maps.count * blocks, 1))
-        chunks = max(1, min(wanted, len(order[0]) // CHUNK_WINDOWS))
+    if out.size + maps.count * maps.channels * maps.largest < SERIAL_ITEMS:
+        workers = 1
+    order, chunks, shared = None, 1, False
+    if index is not None:
+        shared = maps.largest * kernel.cell_bytes <= SHARED_BYTES
+        order = order_windows(index, maps.count, plan, maps.largest, blocks=shared and mode == "max")
+        chunks = max(1, min(-(-4 * workers // (maps.count * blocks)), len(index) // CHUNK_WINDOWS))
+    tile = maps.largest if shared else max(min(maps.largest, TILE_BYTES // kernel.cell_bytes), 1)
+    tiles = 1 if order is None or order.powers is None else 2
     bins = plan.bins + SPILL
-    step = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
+    step = tiles * tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
     step = -(-step // LINE_BYTES) * LINE_BYTES
     tasks = maps.count * blocks * chunks
-    scratch = _take_scratch(step * min(workers, max(tasks, 1)))
+    scratch, scratch_at = _take_scratch(step * min(workers, tasks))
     descriptor = array(
         "q",
         (
@@ -109,8 +108,8 @@ def reduce_maps(
             maps.channels,
             blocks,
             chunks,
-            order[1].ctypes.data if order else 0,
-            order[0].ctypes.data if order else 0,
+            address_of(order and order.starts),
+            address_of(order and order.rows),
             plan.edges_at,
             plan.edges.strides[0] if len(plan.edges) > 1 else 0,
             plan.levels_at,
@@ -121,32 +120,27 @@ def reduce_maps(
             address_of(index_out),
             0 if index_out is None else index_out.strides[0],
             out.nbytes >= STREAM_BYTES,
+            address_of(order and order.powers),
             shared,
             tile,
             bins,
-            -(-address_of(scratch) // LINE_BYTES) * LINE_BYTES,
+            scratch_at,
             step,
         ),
     )
     threads.crew.run(kernel.address, descriptor.buffer_info()[0], tasks, workers)
-    _give_scratch(scratch)
+    _give_scratch(scratch, scratch_at)
 
 
-def _order(index: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Windows by map: their rows in the result, and where each map's begin."""
-    rows = np.argsort(index, kind="stable")
-    starts = np.searchsorted(index, np.arange(count + 1), sorter=rows)
-    return rows.astype(np.int64, copy=False), starts.astype(np.int64, copy=False)
+def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
+    """Memory for the workers of one call, and its address: that of this thread's last call, if it is large enough."""
+    kept: tuple[NDArray[np.uint8], int] | None = _local.__dict__.pop("scratch", None)
+    if kept is not None and kept[0].size >= size + LINE_BYTES:
+        return kept
+    scratch = np.empty(size + LINE_BYTES, dtype=np.uint8)
+    return scratch, -(-address_of(scratch) // LINE_BYTES) * LINE_BYTES
 
 
-def _take_scratch(size: int) -> NDArray[np.uint8]:
-    """Memory for the workers of one call: that of this thread's last call, where it is large enough."""
-    scratch: NDArray[np.uint8] | None = _local.__dict__.pop("scratch", None)
-    if scratch is None or scratch.size < size + LINE_BYTES:
-        scratch = np.empty(size + LINE_BYTES, dtype=np.uint8)
-    return scratch
-
-
-def _give_scratch(scratch: NDArray[np.uint8]) -> None:
+def _give_scratch(scratch: NDArray[np.uint8], address: int) -> None:
     if scratch.size <= KEEP_BYTES:
-        _local.scratch = scratch
+        _local.scratch = scratch, address
