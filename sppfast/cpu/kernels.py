@@ -4,9 +4,10 @@ One task pools one channel block of one map: 64 bytes of channels of each cell (
 *tile*, so that a reduction over cells is a full-width vector operation, whatever the map's size and layout.
 """
 
-from numba import njit
+from numba.core import types
 
 from ..arrays import LINE_BYTES
+from .compile import routine
 from .lanes import (
     accumulator_bytes,
     add_bin,
@@ -71,17 +72,15 @@ ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
 LEVEL_BYTES = 64
 POWER = 32  # the powers of two of a block of cells, in one number
 
-_jit = njit(nogil=True, error_model="numpy")
 
-
-@_jit
+@routine()
 def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
     """Copy the cells [y0, y1) x [x0, x1) of one channel block into the tile, encoded.
 
     Where the channels lie side by side it is a copy; where the columns do, blocks are transposed in registers, the
     last one of a run reaching back over the one before it; anything else goes item by item.
     """
-    channel_step, row_step, column_step = load_i64(map_ + 24), load_i64(map_ + 32), load_i64(map_ + 40)
+    channel_step, row_step, column_step = load_i64(map_, 3), load_i64(map_, 4), load_i64(map_, 5)
     lanes, item, cell = lane_count(t), item_bytes(t), cell_bytes(t)
     address += y0 * row_step + x0 * column_step + channel * channel_step
     valid = min(lanes, channels - channel)
@@ -113,26 +112,26 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
                 copy_cell(target + x * cell, target + x * cell, t)
 
 
-@_jit
+@routine()
 def reduce_bins(desc, tile, bins, edges, held, map_width, y0, y1, x0, x1, t):
     """Reduce the bins of a window over the cells [y0, y1) x [x0, x1) in the tile, on top of what is held of them.
 
     Bound: one vector load and one vector operation per line of a cell, for each bin that it is in.
     """
     step = (x1 - x0) * cell_bytes(t)
-    for i in range(load_i64(desc + 8 * LEVELS)):
-        level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * i
-        if load_i64(level + 8 * FINER) >= 0:
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        if load_i64(level, FINER) >= 0:
             continue
-        rows, columns = load_i64(level + 8 * ROWS), load_i64(level + 8 * COLUMNS)
-        y_edges, x_edges = edges + 4 * load_i64(level + 8 * Y_EDGES), edges + 4 * load_i64(level + 8 * X_EDGES)
-        bin_ = bins + load_i64(level + 8 * FIRST) * accumulator_bytes(t)
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_edges, x_edges = edges + 4 * load_i64(level, Y_EDGES), edges + 4 * load_i64(level, X_EDGES)
+        bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
         for row in range(rows):
-            top = max(load_i32(y_edges + 4 * row), y0)
-            bottom = min(load_i32(y_edges + 4 * (rows + row)), y1)
+            top = max(load_i32(y_edges, row), y0)
+            bottom = min(load_i32(y_edges, rows + row), y1)
             for column in range(columns):
-                left = max(load_i32(x_edges + 4 * column), x0)
-                right = min(load_i32(x_edges + 4 * (columns + column)), x1)
+                left = max(load_i32(x_edges, column), x0)
+                right = min(load_i32(x_edges, columns + column), x1)
                 cells = tile + (top - y0) * step - x0 * cell_bytes(t)
                 accumulator = load_accumulator(bin_, t) if held else start(t)
                 if top < bottom and left < right:
@@ -145,7 +144,7 @@ def reduce_bins(desc, tile, bins, edges, held, map_width, y0, y1, x0, x1, t):
                 bin_ += accumulator_bytes(t)
 
 
-@_jit
+@routine()
 def widen(target, source, height, width, down, right, t):
     """Make every cell the larger of itself and the cell `down` and to the `right` of it; in place too."""
     size = cell_bytes(t)
@@ -158,22 +157,22 @@ def widen(target, source, height, width, down, right, t):
             store_accumulator(target + cell, accumulator, t)
 
 
-@_jit
+@routine()
 def reduce_blocks(desc, tile, bins, edges, map_width, tall, wide, t):
     """Reduce the bins of the finest level from four overlapping blocks of `tall` x `wide` cells each.
 
     Bound: four vector loads and operations per line of a bin.
     """
-    level = load_i64(desc + 8 * LEVELS_AT)
-    rows, columns = load_i64(level + 8 * ROWS), load_i64(level + 8 * COLUMNS)
-    y_edges, x_edges = edges + 4 * load_i64(level + 8 * Y_EDGES), edges + 4 * load_i64(level + 8 * X_EDGES)
-    bin_ = bins + load_i64(level + 8 * FIRST) * accumulator_bytes(t)
+    level = load_i64(desc, LEVELS_AT)
+    rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+    y_edges, x_edges = edges + 4 * load_i64(level, Y_EDGES), edges + 4 * load_i64(level, X_EDGES)
+    bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
     for row in range(rows):
-        top = tile + load_i32(y_edges + 4 * row) * map_width * cell_bytes(t)
-        bottom = tile + (load_i32(y_edges + 4 * (rows + row)) - tall) * map_width * cell_bytes(t)
+        top = tile + load_i32(y_edges, row) * map_width * cell_bytes(t)
+        bottom = tile + (load_i32(y_edges, rows + row) - tall) * map_width * cell_bytes(t)
         for column in range(columns):
-            left = load_i32(x_edges + 4 * column) * cell_bytes(t)
-            right = (load_i32(x_edges + 4 * (columns + column)) - wide) * cell_bytes(t)
+            left = load_i32(x_edges, column) * cell_bytes(t)
+            right = (load_i32(x_edges, columns + column) - wide) * cell_bytes(t)
             accumulator = add_cell(start(t), top + left, 0, t)
             accumulator = add_cell(accumulator, top + right, 0, t)
             accumulator = add_cell(accumulator, bottom + left, 0, t)
@@ -182,7 +181,7 @@ def reduce_blocks(desc, tile, bins, edges, map_width, tall, wide, t):
             bin_ += accumulator_bytes(t)
 
 
-@_jit
+@routine(types.int64)
 def reduce_shared(desc, tile, wide_tile, state, bins, edges, height, width, power, t):
     """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
 
@@ -203,21 +202,21 @@ def reduce_shared(desc, tile, wide_tile, state, bins, edges, height, width, powe
     return state
 
 
-@_jit
+@routine()
 def join_levels(desc, bins, t):
     """Reduce the levels whose bins are unions of a finer level's bins."""
-    for i in range(load_i64(desc + 8 * LEVELS)):
-        level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * i
-        finer = load_i64(level + 8 * FINER)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        finer = load_i64(level, FINER)
         if finer < 0:
             continue
-        tall, wide = load_i64(level + 8 * TALL), load_i64(level + 8 * WIDE)
-        columns = load_i64(level + 8 * COLUMNS)
-        from_level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * finer
+        tall, wide = load_i64(level, TALL), load_i64(level, WIDE)
+        columns = load_i64(level, COLUMNS)
+        from_level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * finer
         step = accumulator_bytes(t)
-        bin_ = bins + load_i64(level + 8 * FIRST) * step
-        finer_bins = bins + load_i64(from_level + 8 * FIRST) * step
-        for row in range(load_i64(level + 8 * ROWS)):
+        bin_ = bins + load_i64(level, FIRST) * step
+        finer_bins = bins + load_i64(from_level, FIRST) * step
+        for row in range(load_i64(level, ROWS)):
             for column in range(columns):
                 accumulator = start(t)
                 for y in range(row * tall, row * tall + tall):
@@ -227,23 +226,23 @@ def join_levels(desc, bins, t):
                 bin_ += step
 
 
-@_jit
+@routine()
 def settle_bins(desc, bins, edges, t):
     """Divide sums by the cells of their bins, and make the value of an empty bin 0."""
-    for i in range(load_i64(desc + 8 * LEVELS)):
-        level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * i
-        rows, columns = load_i64(level + 8 * ROWS), load_i64(level + 8 * COLUMNS)
-        y_edges, x_edges = edges + 4 * load_i64(level + 8 * Y_EDGES), edges + 4 * load_i64(level + 8 * X_EDGES)
-        bin_ = bins + load_i64(level + 8 * FIRST) * accumulator_bytes(t)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_edges, x_edges = edges + 4 * load_i64(level, Y_EDGES), edges + 4 * load_i64(level, X_EDGES)
+        bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
         for row in range(rows):
-            height = max(load_i32(y_edges + 4 * (rows + row)) - load_i32(y_edges + 4 * row), 0)
+            height = max(load_i32(y_edges, rows + row) - load_i32(y_edges, row), 0)
             for column in range(columns):
-                width = max(load_i32(x_edges + 4 * (columns + column)) - load_i32(x_edges + 4 * column), 0)
+                width = max(load_i32(x_edges, columns + column) - load_i32(x_edges, column), 0)
                 settle(bin_, height * width, t)
                 bin_ += accumulator_bytes(t)
 
 
-@_jit
+@routine()
 def write(target, flat, source, bins, valid, stream, indices, t):
     """Transpose bins of lanes into lanes of bins, in `flat`, and copy that to the result, where it is one run.
 
@@ -279,20 +278,20 @@ def write(target, flat, source, bins, valid, stream, indices, t):
         i += 1
 
 
-@_jit
+@routine()
 def finish_window(desc, bins, flat, edges, row, channel, t):
     """Write the bins of a window to its row of the result."""
     join_levels(desc, bins, t)
-    if is_sum(t) or load_i64(desc + 8 * MAY_BE_EMPTY):
+    if is_sum(t) or load_i64(desc, MAY_BE_EMPTY):
         settle_bins(desc, bins, edges, t)
-    channels = load_i64(desc + 8 * CHANNELS)
+    channels = load_i64(desc, CHANNELS)
     valid = min(lane_count(t), channels - channel)
-    out = load_i64(desc + 8 * OUT_AT) + row * load_i64(desc + 8 * OUT_STEP)
-    index_out = load_i64(desc + 8 * INDEX_AT) + row * load_i64(desc + 8 * INDEX_STEP)
-    stream = load_i64(desc + 8 * STREAM)
-    for i in range(load_i64(desc + 8 * LEVELS)):
-        level = load_i64(desc + 8 * LEVELS_AT) + LEVEL_BYTES * i
-        first, count = load_i64(level + 8 * FIRST), load_i64(level + 8 * ROWS) * load_i64(level + 8 * COLUMNS)
+    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
+    index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
+    stream = load_i64(desc, STREAM)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
         source = bins + first * accumulator_bytes(t)
         place = channels * first + channel * count
         write(out + place * out_item_bytes(t), flat, source, count, valid, stream, False, t)
@@ -300,12 +299,12 @@ def finish_window(desc, bins, flat, edges, row, channel, t):
             write(index_out + place * 4, flat, source + reduced_bytes(t), count, valid, stream, True, t)
 
 
-@_jit
+@routine()
 def reduce_parts(desc, tile, bins, edges, map_, address, channel, t):
     """Reduce a window part by part, each as large as the tile: every cell is packed once, and the tile stays small."""
-    y0, y1, x0, x1 = load_i32(edges), load_i32(edges + 4), load_i32(edges + 8), load_i32(edges + 12)
-    channels, map_width = load_i64(desc + 8 * CHANNELS), load_i64(map_ + 16)
-    capacity = load_i64(desc + 8 * TILE_CELLS)
+    y0, y1, x0, x1 = load_i32(edges, 0), load_i32(edges, 1), load_i32(edges, 2), load_i32(edges, 3)
+    channels, map_width = load_i64(desc, CHANNELS), load_i64(map_, 2)
+    capacity = load_i64(desc, TILE_CELLS)
     wide = max(min(x1 - x0, capacity), 1)
     tall = capacity // wide
     top = y0
@@ -320,35 +319,35 @@ def reduce_parts(desc, tile, bins, edges, map_, address, channel, t):
         top += tall
 
 
-@_jit
+@routine()
 def run_task(desc, task, worker, t):
     """Pool a chunk of the windows of one map, one channel block."""
-    chunks, blocks = load_i64(desc + 8 * CHUNKS), load_i64(desc + 8 * BLOCKS)
+    chunks, blocks = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
     chunk, channel = task % chunks, task // chunks % blocks * lane_count(t)
     number = task // chunks // blocks
-    map_ = load_i64(desc + 8 * MAPS_AT) + number * load_i64(desc + 8 * MAPS_STEP)
-    height, width = load_i64(map_ + 8), load_i64(map_ + 16)
-    address = load_i64(desc + 8 * BASE_AT) + number * load_i64(desc + 8 * BATCH_STEP) + load_i64(map_)
+    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
+    height, width = load_i64(map_, 1), load_i64(map_, 2)
+    address = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
     first, last = number, number + 1
-    ordered, powers = load_i64(desc + 8 * STARTS_AT), load_i64(desc + 8 * POWERS_AT)
+    ordered, powers = load_i64(desc, STARTS_AT), load_i64(desc, POWERS_AT)
     if ordered:
-        starts = load_i64(ordered + 8 * number)
-        count = load_i64(ordered + 8 * number + 8) - starts
+        starts = load_i64(ordered, number)
+        count = load_i64(ordered, number + 1) - starts
         first, last = starts + count * chunk // chunks, starts + count * (chunk + 1) // chunks
-    channels, capacity = load_i64(desc + 8 * CHANNELS), load_i64(desc + 8 * TILE_CELLS)
-    tile = load_i64(desc + 8 * SCRATCH_AT) + worker * load_i64(desc + 8 * SCRATCH_STEP)
+    channels, capacity = load_i64(desc, CHANNELS), load_i64(desc, TILE_CELLS)
+    tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     wide_tile = tile + capacity * cell_bytes(t)
     bins = wide_tile + (capacity * cell_bytes(t) if powers else 0)
-    flat = bins + load_i64(desc + 8 * BINS) * accumulator_bytes(t)
-    shared = load_i64(desc + 8 * SHARED)
+    flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
+    shared = load_i64(desc, SHARED)
     if shared and first < last:
         pack(tile, map_, address, channel, channels, 0, height, 0, width, t)
     state = 0
     for i in range(first, last):
-        row = load_i64(load_i64(desc + 8 * ROWS_AT) + 8 * i) if ordered else i
-        edges = load_i64(desc + 8 * EDGES_AT) + row * load_i64(desc + 8 * EDGES_STEP)
+        row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
+        edges = load_i64(desc, EDGES_AT) + row * load_i64(desc, EDGES_STEP)
         if shared:
-            power = load_i64(powers + 8 * i) if powers else -1
+            power = load_i64(powers, i) if powers else -1
             state = reduce_shared(desc, tile, wide_tile, state, bins, edges, height, width, power, t)
         else:
             reduce_parts(desc, tile, bins, edges, map_, address, channel, t)

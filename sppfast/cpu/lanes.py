@@ -312,24 +312,20 @@ has_index = _size("has_index", lambda t: t.mode == "argmax")
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-@intrinsic
-def load_i64(typingctx: Any, address: Any) -> Any:
-    """Load an integer of a descriptor."""
+def _load_item(name: str, bits: int) -> Any:
+    def typing(typingctx: Any, address: Any, index: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            place = builder.add(args[0], builder.mul(args[1], I64(bits // 8)))
+            return builder.sext(_load(builder, place, ir.IntType(bits)), I64)
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _load(builder, args[0], I64)
+        return types.int64(types.int64, types.int64), codegen
 
-    return types.int64(types.int64), codegen
+    typing.__name__ = name
+    return intrinsic(typing)
 
 
-@intrinsic
-def load_i32(typingctx: Any, address: Any) -> Any:
-    """Load an integer of a table."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.sext(_load(builder, args[0], I32), I64)
-
-    return types.int64(types.int64), codegen
+load_i32 = _load_item("load_i32", 32)  # of a table
+load_i64 = _load_item("load_i64", 64)  # of a descriptor
 
 
 @intrinsic

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from .compile import compiled
+from .compile import compiled, routine
 from .lanes import I64, load_i64
 
 # Fields of the crew's state, an array of int64. Each counter that threads fight over has a cache line of its own.
@@ -85,7 +85,7 @@ def _unlock(typingctx: Any, release: Any, lock: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-@compiled("void(int64, int64)")
+@routine()
 def _wait(acquire, lock):
     for _ in range(SPINS):
         if _try_lock(acquire, lock, 0) == 1:
@@ -94,10 +94,10 @@ def _wait(acquire, lock):
         pass
 
 
-@compiled("void(int64, int64)")
+@routine()
 def _work(state, worker):
     """Do tasks until there are none left."""
-    kernel, descriptor, tasks = load_i64(state), load_i64(state + 8 * DESCRIPTOR), load_i64(state + 8 * TASKS)
+    kernel, descriptor, tasks = load_i64(state, KERNEL), load_i64(state, DESCRIPTOR), load_i64(state, TASKS)
     task = _add(state + 8 * NEXT, 1)
     while task < tasks:
         _call_kernel(kernel, descriptor, task, worker)
@@ -107,13 +107,13 @@ def _work(state, worker):
 @compiled("void(int64, int64)")
 def _serve(state, worker):
     """Be a worker: sleep, work, report, until told to stop."""
-    acquire, release = load_i64(state + 8 * ACQUIRE), load_i64(state + 8 * RELEASE)
-    wake = load_i64(load_i64(state + 8 * WAKE_AT) + 8 * worker)
+    acquire, release = load_i64(state, ACQUIRE), load_i64(state, RELEASE)
+    wake = load_i64(load_i64(state, WAKE_AT), worker)
     _wait(acquire, wake)
-    while load_i64(state + 8 * STOP) == 0:
+    while load_i64(state, STOP) == 0:
         _work(state, worker)
         if _add(state + 8 * AT_WORK, -1) == 1:
-            _unlock(release, load_i64(state + 8 * DONE))
+            _unlock(release, load_i64(state, DONE))
         _wait(acquire, wake)
 
 
@@ -126,10 +126,10 @@ def _lead(state, kernel, descriptor, tasks, helpers):
     _set(state + 8 * NEXT, 0)
     _set(state + 8 * AT_WORK, helpers)
     for worker in range(1, helpers + 1):
-        _unlock(load_i64(state + 8 * RELEASE), load_i64(load_i64(state + 8 * WAKE_AT) + 8 * worker))
+        _unlock(load_i64(state, RELEASE), load_i64(load_i64(state, WAKE_AT), worker))
     _work(state, 0)
     if helpers:
-        _wait(load_i64(state + 8 * ACQUIRE), load_i64(state + 8 * DONE))
+        _wait(load_i64(state, ACQUIRE), load_i64(state, DONE))
 
 
 @compiled("void(int64, int64, int64)")
