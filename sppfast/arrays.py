@@ -102,11 +102,11 @@ def _batch(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any
     if len(shape) not in (3, 4):
         names = "(C, H, W) or (N, C, H, W)" if layout == "NCHW" else "(H, W, C) or (N, H, W, C)"
         raise ValueError(f"x: expected shape {names}, got {shape}")
-    row = _map_row("x", 0, shape[-3:], strides[-3:], layout)
+    row = _map_row("x", 0, shape, strides, layout)
     single = len(shape) == 3
     count, step = (1, 0) if single else (shape[0], strides[0])
     channels = shape[-3] if layout == "NCHW" else shape[-1]
-    return _maps(dtype, count, channels, [row], step, single, False)
+    return _maps("x", dtype, count, channels, [row], step, single, False)
 
 
 def _ragged(x: Sequence[Any], layout: str) -> tuple[Any, Maps]:
@@ -131,12 +131,14 @@ def _ragged(x: Sequence[Any], layout: str) -> tuple[Any, Maps]:
         if own != channels:
             raise ValueError(f"{name}: has {own} channels, x[0] has {channels}")
         arrays.append(array)
-    return arrays, _maps(arrays[0].dtype, len(arrays), channels, rows, 0, False, True)
+    return arrays, _maps("x[0]", arrays[0].dtype, len(arrays), channels, rows, 0, False, True)
 
 
-def _maps(dtype: Any, count: int, channels: int, rows: list[Any], step: int, single: bool, ragged: bool) -> Maps:
+def _maps(
+    name: str, dtype: Any, count: int, channels: int, rows: list[Any], step: int, single: bool, ragged: bool
+) -> Maps:
     if dtype.name not in DTYPES:
-        raise TypeError(f"x: dtype {dtype} is not supported, expected bool, integers or floats up to 64 bits")
+        raise TypeError(f"{name}: dtype {dtype} is not supported, expected bool, integers or floats up to 64 bits")
     table = np.array(rows, dtype=np.int64)
     largest = int((table[:, 1] * table[:, 2]).max())
     return Maps(dtype, dtype.name, count, channels, table, step, single, ragged, table.ctypes.data, largest)
@@ -144,8 +146,8 @@ def _maps(dtype: Any, count: int, channels: int, rows: list[Any], step: int, sin
 
 def _map_row(name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """Row of the table of maps."""
-    channel, row, column = (0, 1, 2) if layout == "NCHW" else (2, 0, 1)
-    if 0 in shape:
+    channel, row, column = (-3, -2, -1) if layout == "NCHW" else (-1, -3, -2)
+    if 0 in shape[-3:]:
         raise ValueError(f"{name}: maps of zero size, shape {shape}")
     if max(shape[row], shape[column]) > MAX_SIDE:
         raise ValueError(f"{name}: more than {MAX_SIDE} cells along a side, shape {shape}")

@@ -157,8 +157,16 @@ class ConvGeometry:
         -------
         ndarray of int64, shape (R, 4)
             ``x0, y0, x1, y1`` in cells, half-open, never empty.
+
+        Raises
+        ------
+        ValueError
+            If a window is not finite, or its right or bottom lies before its left or top.
         """
-        windows = np.asarray(rois, dtype=np.float64).reshape(-1, 4)
+        windows = np.asarray(rois, dtype=np.float64)
+        if windows.ndim != 2 or windows.shape[1] != 4:
+            raise ValueError(f"rois: expected shape (R, 4), got {windows.shape}")
+        check_windows(windows, "rois")
         return np.stack(self.sppnet_cells(windows, height, width), axis=1)
 
     def sppnet_cells(
@@ -199,6 +207,16 @@ def as_geometry(geometry: float | ConvGeometry) -> ConvGeometry:
         return ConvGeometry(geometry)
     except (TypeError, ValueError) as error:
         raise type(error)(f"geometry: expected a positive stride or a ConvGeometry, got {geometry!r}") from None
+
+
+def check_windows(windows: NDArray[Any], name: str) -> None:
+    """Check that windows (R, 4) are finite and not inverted."""
+    if windows.dtype.kind == "f" and not np.isfinite(windows).all():
+        i, k = np.argwhere(~np.isfinite(windows))[0]
+        raise ValueError(f"{name}[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not finite")
+    for low, high, side in ((0, 2, "x1 = {1} is left of x0 = {0}"), (1, 3, "y1 = {1} is above y0 = {0}")):
+        for i in np.flatnonzero(windows[:, high] < windows[:, low])[:1]:
+            raise ValueError(f"{name}[{i}]: " + side.format(windows[i, low], windows[i, high]))
 
 
 def _sppnet_axis(a: NDArray[np.float64], b: NDArray[np.float64], length: Any) -> tuple[Any, Any]:

@@ -138,11 +138,20 @@ class Pyramid:
         layout : {"NCHW", "NHWC"}
             The order of the axes of the views.
 
+        Raises
+        ------
+        ValueError
+            If the result's last axis has another length.
+
         Returns
         -------
         tuple of ndarray
             One view per level, ``([N,] C, rows, columns)`` or ``([N,] rows, columns, C)``.
         """
+        one_of("layout", layout, ("NCHW", "NHWC"))
+        length = self.output_length(channels)
+        if result.shape[-1:] != (length,):
+            raise ValueError(f"result: expected {length} values of {channels} channels, got shape {result.shape}")
         views = []
         for where, (rows, columns) in zip(self.slices(channels), self.levels, strict=True):
             view = result[..., where].reshape(*result.shape[:-1], channels, rows, columns)
@@ -183,16 +192,16 @@ class Pyramid:
 
 
 @lru_cache(maxsize=256)
-def _pyramid(levels: tuple[int | Level, ...] | int, bins: str) -> Pyramid:
+def _pyramid(levels: tuple[int | Level, ...], bins: str) -> Pyramid:
     return Pyramid(levels, bins)
 
 
 def as_pyramid(levels: Levels, bins: str = "adaptive") -> Pyramid:
     """Build the pyramid of `levels`, or look it up where it was built before."""
-    try:
-        return _pyramid(levels, bins)  # type: ignore[arg-type]
-    except TypeError:  # a list is not hashable; what is no level is told apart here
-        return Pyramid(levels, bins)
+    one_of("bins", bins, BINS)
+    if isinstance(levels, tuple) and all(type(n) is int for n in levels):  # 4.0 and True would find 4 and 1
+        return _pyramid(levels, bins)
+    return Pyramid(levels, bins)
 
 
 def _parse_levels(levels: Any) -> tuple[Level, ...]:

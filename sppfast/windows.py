@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import ConvGeometry
+from .geometry import ConvGeometry, check_windows
 from .plan import Axis
 
 ROUNDINGS = ("sppnet", "fast_rcnn", "cells")
@@ -32,7 +32,7 @@ def parse_rois(rois: Any, batch_index: Any, maps: int) -> tuple[Windows, NDArray
         windows, index = array[:, 1:], _whole_index(array[:, 0], maps)
     else:
         windows, index = array, _parse_batch_index(batch_index, len(array), maps)
-    _check_windows(windows, "rois")
+    check_windows(windows, "rois")
     return windows, index
 
 
@@ -45,7 +45,10 @@ def _is_sequence_of_windows(rois: Any) -> bool:
 
 
 def _is_windows(windows: Any) -> bool:
-    shape = np.shape(windows) if not isinstance(windows, str | bytes) else ()
+    try:
+        shape = np.shape(windows) if not isinstance(windows, str | bytes) else ()
+    except ValueError:  # rows of different lengths: windows, if wrong ones
+        return True
     return len(shape) == 2 or shape == (0,)
 
 
@@ -60,7 +63,7 @@ def _parse_sequence(rois: Sequence[Any], batch_index: Any, maps: int) -> tuple[W
         part = part.reshape(0, 4) if part.shape == (0,) else part
         if part.ndim != 2 or part.shape[1] != 4:
             raise ValueError(f"rois[{i}]: expected shape (R, 4), got {part.shape}")
-        _check_windows(part, f"rois[{i}]")
+        check_windows(part, f"rois[{i}]")
         parts.append(part)
     index = np.repeat(np.arange(maps, dtype=np.int64), [len(part) for part in parts])
     return np.concatenate(parts), index
@@ -95,15 +98,6 @@ def _parse_batch_index(batch_index: Any, count: int, maps: int) -> NDArray[np.in
     for i in np.flatnonzero((index < 0) | (index >= maps))[:1]:
         raise ValueError(f"batch_index[{i}]: {index[i]} is out of range for {maps} maps")
     return index.astype(np.int64)
-
-
-def _check_windows(windows: Windows, name: str) -> None:
-    if windows.dtype.kind == "f" and not np.isfinite(windows).all():
-        i, k = np.argwhere(~np.isfinite(windows))[0]
-        raise ValueError(f"{name}[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not finite")
-    for low, high, side in ((0, 2, "x1 = {1} is left of x0 = {0}"), (1, 3, "y1 = {1} is above y0 = {0}")):
-        for i in np.flatnonzero(windows[:, high] < windows[:, low])[:1]:
-            raise ValueError(f"{name}[{i}]: " + side.format(windows[i, low], windows[i, high]))
 
 
 def window_axes(
