@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import operator
-import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .arrays import LAYOUTS, Maps, allocate, result_dtype, take_maps
+from .cores import available_cores
 from .geometry import ConvGeometry, as_geometry
 from .plan import Axis, Plan, make_plan
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
@@ -108,10 +108,10 @@ def pool(
     if maps.ragged:
         plan = _plan_maps(pyramid, maps.heights, maps.widths, reduction)
     else:
-        plan = _plan_map(pyramid, *map(int, maps.table[0, 1:3]), reduction)
+        plan = _plan_batch(pyramid, maps, reduction)
     length = maps.channels * plan.bins
     results = _allocate(out, (length,) if maps.single else (maps.count, length), maps, reduction)
-    _fill(results, kept, maps, plan, None, reduction, workers)
+    _fill(results, kept, maps, plan, None, reduction, out is not None, workers)
     return _present(results, pyramid, maps.channels, layout, flatten)
 
 
@@ -201,7 +201,7 @@ def roi_pool(
     axes = window_axes(windows, heights, widths, as_geometry(geometry), rounding)
     plan = make_plan(pyramid, *axes, unions=reduction != "avg")
     results = _allocate(out, (len(index), maps.channels * plan.bins), maps, reduction)
-    _fill(results, kept, maps, plan, index, reduction, workers)
+    _fill(results, kept, maps, plan, index, reduction, out is not None, workers)
     return _present(results, pyramid, maps.channels, layout, flatten)
 
 
@@ -215,8 +215,8 @@ def _reduction(mode: str, return_indices: bool) -> str:
 
 
 @lru_cache(maxsize=256)
-def _plan_map(pyramid: Pyramid, height: int, width: int, reduction: str) -> Plan:
-    return _plan_maps(pyramid, np.array([height]), np.array([width]), reduction)
+def _plan_batch(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
+    return _plan_maps(pyramid, maps.heights, maps.widths, reduction)
 
 
 def _plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.int64], reduction: str) -> Plan:
@@ -261,18 +261,28 @@ def _fill(
     plan: Plan,
     index: NDArray[np.int64] | None,
     reduction: str,
+    given: bool,
     workers: int | None,
 ) -> None:
-    """Have the backend reduce, into the results or, where it cannot write there, into a copy."""
-    from .cpu.launch import reduce_maps
-
-    threads = available_cores() if workers is None else _threads(workers)
+    """Have the backend reduce, into the results or, where the caller gave ones it cannot write in, into copies."""
+    threads = _check_workers(workers)
+    if not given:
+        _backend()(kept, maps, plan, index, reduction, results, threads)
+        return
     sources = kept if maps.ragged else (kept,)
     targets = [_in_place(result, sources) for result in results]
-    reduce_maps(kept, maps, plan, index, reduction, targets, threads)
+    _backend()(kept, maps, plan, index, reduction, targets, threads)
     for result, target in zip(results, targets, strict=True):
         if target is not result:
             result[...] = target
+
+
+@cache
+def _backend() -> Callable[..., None]:
+    """Import the CPU backend, and with it Numba, on first use."""
+    from .cpu.launch import reduce_maps
+
+    return reduce_maps
 
 
 def _in_place(result: NDArray[Any], sources: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -288,8 +298,10 @@ def _present(results: list[NDArray[Any]], pyramid: Pyramid, channels: int, layou
     return forms[0] if len(forms) == 1 else tuple(forms)
 
 
-def _threads(workers: int) -> int:
-    """Threads of SciPy's `workers`."""
+def _check_workers(workers: int | None) -> int | None:
+    """Take SciPy's `workers`: None, or how many threads."""
+    if workers is None:
+        return None
     try:
         if isinstance(workers, bool):
             raise TypeError
@@ -301,10 +313,3 @@ def _threads(workers: int) -> int:
     if number < 1:
         raise ValueError(f"workers: {workers} leaves no thread of {available_cores()}")
     return number
-
-
-def available_cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

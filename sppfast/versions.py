@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
     import llvmlite.binding as llvm
 
     from . import __version__
-    from .pooling import available_cores
+    from .cores import available_cores
 
     found = {
         "sppfast": __version__,

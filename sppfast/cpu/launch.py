@@ -6,7 +6,7 @@ import threading
 import zlib
 from array import array
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import LINE_BYTES, Maps, address_of
+from ..cores import available_cores
 from ..plan import Plan
 from . import kernels, threads
 from .compile import c_function
 from .lanes import Reduction
-from .order import order_windows
+from .order import Order, order_windows
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # largest whole map that is packed once for many windows
 STREAM_BYTES = 2**24  # results from here on do not stay in a cache: write past it
+TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
@@ -66,6 +68,18 @@ def _digest() -> int:
     return zlib.crc32(b"".join(path.read_bytes() for path in sources))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Launch:
+    """What is known of a call before its addresses are."""
+
+    kernel: Kernel
+    fields: array[int]
+    tasks: int
+    parallel: bool  # whether there is work enough for more than one thread
+    scratch_bytes: int  # of one worker
+    order: Order | None  # which the fields have addresses of
+
+
 def reduce_maps(
     kept: Any,
     maps: Maps,
@@ -73,63 +87,92 @@ def reduce_maps(
     index: NDArray[np.int64] | None,
     mode: str,
     targets: list[NDArray[Any]],
-    workers: int,
+    workers: int | None,
 ) -> None:
     """Pool every window into its row of the targets: values, and indices for ``"argmax"``.
 
     `index` says which map each window belongs to; without it each map is one window.
     """
-    out, index_out = targets if mode == "argmax" else (targets[0], None)
+    out = targets[0]
     if not out.size:
         return
-    kernel = kernel_of(maps.name, mode, int(maps.channels <= NARROW_BYTES // maps.dtype.itemsize))
+    if index is None and not maps.ragged:
+        launch = _launch_maps(maps, plan, mode)
+    else:
+        launch = _launch_windows(maps, plan, index, mode)
+    workers = min(workers or available_cores(), launch.tasks) if launch.parallel else 1
+    scratch, scratch_at = _take_scratch(launch.scratch_bytes * workers)
+    fields = launch.fields[:]
+    fields[kernels.BASE_AT] = 0 if maps.ragged else address_of(kept)
+    fields[kernels.OUT_AT] = address_of(out)
+    fields[kernels.OUT_STEP] = out.strides[0]
+    fields[kernels.SCRATCH_AT] = scratch_at
+    if mode == "argmax":
+        fields[kernels.INDEX_AT] = address_of(targets[1])
+        fields[kernels.INDEX_STEP] = targets[1].strides[0]
+    threads.crew.run(launch.kernel.address, fields.buffer_info()[0], launch.tasks, workers)
+    _give_scratch(scratch, scratch_at)
+
+
+@lru_cache(maxsize=256)
+def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
+    return _prepare(maps, plan, None, mode, shared=False)
+
+
+def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
+    if index is None:
+        return _prepare(maps, plan, None, mode, shared=False)
+    shared = maps.largest * _kernel(maps, mode).cell_bytes <= SHARED_BYTES
+    order = order_windows(index, maps.count, plan, maps.largest, blocks=shared and mode == "max")
+    return _prepare(maps, plan, order, mode, shared)
+
+
+def _kernel(maps: Maps, mode: str) -> Kernel:
+    """Choose the kernel: bools are reduced as the bytes that they are."""
+    name = "uint8" if maps.name == "bool" else maps.name
+    return kernel_of(name, mode, int(maps.channels <= NARROW_BYTES // maps.dtype.itemsize))
+
+
+def _prepare(maps: Maps, plan: Plan, order: Order | None, mode: str, shared: bool) -> Launch:
+    """Divide the work into tasks, and lay out the descriptor."""
+    kernel = _kernel(maps, mode)
     blocks = -(-maps.channels // kernel.lanes)
-    if out.size + maps.count * maps.channels * maps.largest < SERIAL_ITEMS:
-        workers = 1
-    order, chunks, shared = None, 1, False
-    if index is not None:
-        shared = maps.largest * kernel.cell_bytes <= SHARED_BYTES
-        order = order_windows(index, maps.count, plan, maps.largest, blocks=shared and mode == "max")
-        chunks = max(1, min(-(-4 * workers // (maps.count * blocks)), len(index) // CHUNK_WINDOWS))
+    results = maps.channels * plan.bins * (maps.count if order is None else len(order.rows))
+    parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
+    chunks = 1
+    if order is not None and parallel:
+        wanted = -(-TASKS_PER_CORE * available_cores() // (maps.count * blocks))
+        chunks = max(1, min(wanted, len(order.rows) // CHUNK_WINDOWS))
+    tasks = maps.count * blocks * chunks
+    powers = None if order is None else order.powers
     tile = maps.largest if shared else max(min(maps.largest, TILE_BYTES // kernel.cell_bytes), 1)
-    tiles = 1 if order is None or order.powers is None else 2
+    tiles = 1 if powers is None else 2
     bins = plan.bins + SPILL
     step = tiles * tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
     step = -(-step // LINE_BYTES) * LINE_BYTES
-    tasks = maps.count * blocks * chunks
-    scratch, scratch_at = _take_scratch(step * min(workers, tasks))
-    descriptor = array(
-        "q",
-        (
-            address_of(kept),
-            maps.batch_step,
-            maps.address,
-            maps.table.strides[0] if maps.ragged else 0,
-            maps.channels,
-            blocks,
-            chunks,
-            address_of(order and order.starts),
-            address_of(order and order.rows),
-            plan.edges_at,
-            plan.edges.strides[0] if len(plan.edges) > 1 else 0,
-            plan.levels_at,
-            len(plan.levels),
-            plan.may_be_empty,
-            address_of(out),
-            out.strides[0],
-            address_of(index_out),
-            0 if index_out is None else index_out.strides[0],
-            out.nbytes >= STREAM_BYTES,
-            address_of(order and order.powers),
-            shared,
-            tile,
-            bins,
-            scratch_at,
-            step,
-        ),
-    )
-    threads.crew.run(kernel.address, descriptor.buffer_info()[0], tasks, workers)
-    _give_scratch(scratch, scratch_at)
+    values = {
+        kernels.BATCH_STEP: maps.batch_step,
+        kernels.MAPS_AT: maps.address,
+        kernels.MAPS_STEP: maps.table.strides[0] if maps.ragged else 0,
+        kernels.CHANNELS: maps.channels,
+        kernels.BLOCKS: blocks,
+        kernels.CHUNKS: chunks,
+        kernels.STARTS_AT: 0 if order is None else address_of(order.starts),
+        kernels.ROWS_AT: 0 if order is None else address_of(order.rows),
+        kernels.EDGES_AT: plan.edges_at,
+        kernels.EDGES_STEP: plan.edges.strides[0] if len(plan.edges) > 1 else 0,
+        kernels.LEVELS_AT: plan.levels_at,
+        kernels.LEVELS: len(plan.levels),
+        kernels.MAY_BE_EMPTY: plan.may_be_empty,
+        kernels.STREAM: results * maps.dtype.itemsize >= STREAM_BYTES,
+        kernels.POWERS_AT: 0 if powers is None else address_of(powers),
+        kernels.SHARED: shared,
+        kernels.TILE_CELLS: tile,
+        kernels.BINS: bins,
+        kernels.SCRATCH_STEP: step,
+    }
+    fields = array("q", (int(values.get(i, 0)) for i in range(kernels.FIELDS)))
+    return Launch(kernel, fields, tasks, parallel, step, order)
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
