@@ -23,7 +23,7 @@ from .order import Order, order_windows
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # largest whole map that is packed once for many windows
-STREAM_BYTES = 2**24  # results from here on do not stay in a cache: write past it
+STREAM_BYTES = 2**22  # results from here on do not stay in a cache: write past it
 TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken

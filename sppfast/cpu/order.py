@@ -57,19 +57,21 @@ def _powers(plan: Plan, cells: int) -> NDArray[np.int64] | None:
     tall = _extents(plan, base[Y_EDGES], base[ROWS])
     wide = _extents(plan, base[X_EDGES], base[COLUMNS])
     a, b = _power(tall), _power(wide)
-    fits = (tall.max(axis=1) <= 2 << a) & (wide.max(axis=1) <= 2 << b) & (tall.min(axis=1) > 0) & (wide.min(axis=1) > 0)
+    fits = (tall.max(axis=0) <= 2 << a) & (wide.max(axis=0) <= 2 << b) & (tall.min(axis=0) > 0) & (wide.min(axis=0) > 0)
     powers = np.where(fits, a * POWER + b, -1)
     steps = (int(a.max()) + 1) * (int(b.max()) + 1)
-    by_cells = int((tall.sum(axis=1) * wide.sum(axis=1))[fits].sum())
-    by_blocks = 4 * tall.shape[1] * wide.shape[1] * np.count_nonzero(fits) + STEP_CELLS * steps * cells
+    by_cells = int((tall.sum(axis=0) * wide.sum(axis=0))[fits].sum())
+    by_blocks = 4 * len(tall) * len(wide) * np.count_nonzero(fits) + STEP_CELLS * steps * cells
     return powers if by_blocks < by_cells else None
 
 
 def _extents(plan: Plan, place: int, n: int) -> NDArray[np.int32]:
-    return plan.edges[:, place + n : place + 2 * n] - plan.edges[:, place : place + n]
+    """Cells of each bin of each window along an axis, (n, R): reductions over few bins are fast that way round."""
+    stops, starts = plan.edges[:, place + n : place + 2 * n], plan.edges[:, place : place + n]
+    return np.subtract(stops.T, starts.T, order="C")
 
 
 def _power(extents: NDArray[np.int32]) -> NDArray[np.int64]:
     """Logarithm of the smallest of each window's extents, rounded down."""
-    exponents: NDArray[np.int64] = np.frexp(np.maximum(extents.min(axis=1), 1))[1].astype(np.int64)
+    exponents: NDArray[np.int64] = np.frexp(np.maximum(extents.min(axis=0), 1))[1].astype(np.int64)
     return exponents - 1
