@@ -175,9 +175,15 @@ class ConvGeometry:
         """`cells` by columns, with a map size for all windows or one for each."""
         with np.errstate(over="ignore"):  # infinitely far is clamped like all that is outside
             scaled = (windows - self.offset) / self.stride
-        x0, x1 = _sppnet_axis(scaled[:, 0], scaled[:, 2], width)
-        y0, y1 = _sppnet_axis(scaled[:, 1], scaled[:, 3], height)
-        return x0, y0, x1, y1
+        low, high = np.floor(scaled[:, :2]) + 1, np.ceil(scaled[:, 2:]) - 1
+        crossed = low > high
+        if crossed.any():
+            middle = np.floor((low + high) / 2)
+            low, high = np.where(crossed, middle, low), np.where(crossed, middle, high)
+        last = np.stack(np.broadcast_arrays(width, height), axis=-1) - 1
+        start = np.clip(low, 0, last).astype(np.int64)
+        stop = np.clip(high, 0, last).astype(np.int64) + 1
+        return start[:, 0], start[:, 1], stop[:, 0], stop[:, 1]
 
     def boxes(self, cells: ArrayLike) -> NDArray[np.float64]:
         """Windows of the map to the boxes of the image that they see.
@@ -214,20 +220,11 @@ def check_windows(windows: NDArray[Any], name: str) -> None:
     if windows.dtype.kind == "f" and not np.isfinite(windows).all():
         i, k = np.argwhere(~np.isfinite(windows))[0]
         raise ValueError(f"{name}[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not finite")
+    if not (windows[:, 2:] < windows[:, :2]).any():
+        return
     for low, high, side in ((0, 2, "x1 = {1} is left of x0 = {0}"), (1, 3, "y1 = {1} is above y0 = {0}")):
         for i in np.flatnonzero(windows[:, high] < windows[:, low])[:1]:
             raise ValueError(f"{name}[{i}]: " + side.format(windows[i, low], windows[i, high]))
-
-
-def _sppnet_axis(a: NDArray[np.float64], b: NDArray[np.float64], length: Any) -> tuple[Any, Any]:
-    low, high = np.floor(a) + 1, np.ceil(b) - 1
-    crossed = low > high
-    middle = np.floor((low + high) / 2)
-    low, high = np.where(crossed, middle, low), np.where(crossed, middle, high)
-    return (
-        np.clip(low, 0, length - 1).astype(np.int64),
-        np.clip(high, 0, length - 1).astype(np.int64) + 1,
-    )
 
 
 def _finite(name: str, value: Any) -> float:

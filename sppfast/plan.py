@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .pyramid import Pyramid, bin_edges
+from .pyramid import Level, Pyramid, bin_edges
 
 LEVEL_FIELDS = 8
-BOX_FIELDS = 4
+WINDOW_FIELDS = 2
 LOOKUP = 4096  # extents up to here are looked up, not divided
 
 Edges: TypeAlias = NDArray[np.int32]
@@ -47,26 +47,25 @@ class Plan:
 
     Attributes
     ----------
-    edges : ndarray of int32, shape (R, T)
-        The box of the window, ``y0, y1, x0, x1``; then for each number of rows their starts and their stops, and
-        for each number of columns theirs.
+    y_edges, x_edges : ndarray of int32, shape (R, T)
+        Along an axis: start and stop of the window; then for each number of bins their starts and their stops.
     levels : ndarray of int64, shape (L, 8)
-        Finest level first: rows, columns, first bin in the result; where its row edges and its column edges begin;
-        the level whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
+        Finest level first: rows, columns, first bin in the result; where its edges begin in `y_edges` and in
+        `x_edges`; the level whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
     bins : int
         Bins of all levels.
     may_be_empty : bool
         Whether there are bins without cells.
-    edges_at, levels_at : int
-        Addresses of the two tables, which live as long as the plan.
     """
 
-    edges: Edges
+    y_edges: Edges
+    x_edges: Edges
     levels: NDArray[np.int64]
     bins: int
     may_be_empty: bool
-    edges_at: int
-    levels_at: int
+
+
+Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
 
 
 def make_plan(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
@@ -74,40 +73,33 @@ def make_plan(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
 
     `unions` says whether a bin may be reduced from finer ones that overlap: true of a maximum, false of a sum.
     """
-    rows = _distinct(tuple(level[0] for level in pyramid.levels))
-    columns = _distinct(tuple(level[1] for level in pyramid.levels))
-    split = BOX_FIELDS + 2 * sum(rows)
-    edges = np.empty((len(y.start), split + 2 * sum(columns)), dtype=np.int32)
-    y_nests = _lay_edges(edges[:, BOX_FIELDS:split], edges[:, 0:2], rows, y)
-    x_nests = _lay_edges(edges[:, split:], edges[:, 2:4], columns, x)
-    levels = _level_table(pyramid.levels, rows, columns, y_nests, x_nests, unions)
-    may_be_empty = not (y.inside and x.inside and y.rule == x.rule and y.rule != "caffe")
-    return Plan(edges, levels, pyramid.size, may_be_empty, edges.ctypes.data, levels.ctypes.data)
+    rows, columns = _counts(pyramid.levels)
+    y_edges, y_nests = _lay_edges(rows, y)
+    x_edges, x_nests = _lay_edges(columns, x)
+    levels = _level_table(pyramid.levels, y_nests, x_nests, unions)
+    may_be_empty = not (y.inside and x.inside and y.rule != "caffe")
+    return Plan(y_edges, x_edges, levels, pyramid.size, may_be_empty)
 
 
-def _distinct(counts: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted(set(counts), reverse=True))
+@lru_cache(maxsize=256)
+def _counts(levels: tuple[Level, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Distinct numbers of rows and of columns, falling."""
+    rows, columns = (tuple(sorted(set(counts), reverse=True)) for counts in zip(*levels, strict=True))
+    return rows, columns
 
 
-Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
-
-
-def _lay_edges(target: Edges, box: Edges, counts: tuple[int, ...], axis: Axis) -> Nests:
-    """Write the edges and the box of an axis; return which numbers of bins nest."""
+def _lay_edges(counts: tuple[int, ...], axis: Axis) -> tuple[Edges, Nests]:
+    """Lay out the edges of an axis, and tell which numbers of bins nest."""
     longest = int(axis.extent.max(initial=0))
     if longest < LOOKUP and longest < 2 * len(axis.extent):
         table, nests = _relative_table(counts, axis.rule, 1 << longest.bit_length())
-        np.take(table, axis.extent, axis=0, out=target, mode="clip")
+        edges = table.take(axis.extent, axis=0, mode="clip")
     else:
-        target[...], nests = _relative(counts, axis.rule, axis.extent)
-    target += axis.start.astype(np.int32)[:, None]
-    box[:, 0] = axis.start
-    box[:, 1] = axis.start + axis.extent
+        edges, nests = _relative(counts, axis.rule, axis.extent)
+    edges += axis.start.astype(np.int32)[:, None]
     if not axis.inside:
-        limit = axis.limit[:, None]
-        np.clip(target, 0, limit, out=target)
-        np.clip(box, 0, limit, out=box)
-    return nests
+        np.clip(edges, 0, axis.limit[:, None], out=edges)
+    return edges, nests
 
 
 @lru_cache(maxsize=64)
@@ -116,11 +108,11 @@ def _relative_table(counts: tuple[int, ...], rule: str, lengths: int) -> tuple[E
 
 
 def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64]) -> tuple[Edges, Nests]:
-    """Edges of windows that begin at 0, for several numbers of bins: all starts and stops of one after the other."""
+    """Edges of windows that begin at 0, and which numbers of bins nest."""
     bins = {n: bin_edges(extents, n, rule) for n in counts}
     nests = frozenset((coarse, fine) for coarse in counts for fine in counts if _nest(bins[coarse], bins[fine]))
-    flat = [part for n in counts for part in bins[n]]
-    return np.concatenate(flat, axis=1).astype(np.int32), nests
+    window = [np.zeros((len(extents), 1)), extents[:, None]]
+    return np.concatenate([*window, *(part for n in counts for part in bins[n])], axis=1).astype(np.int32), nests
 
 
 def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:
@@ -132,15 +124,15 @@ def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:
     return same and bool((fine[0, :, 1:] <= fine[1, :, :-1]).all())
 
 
-def _level_table(
-    levels: Any, rows: tuple[int, ...], columns: tuple[int, ...], y_nests: Nests, x_nests: Nests, unions: bool
-) -> NDArray[np.int64]:
+@lru_cache(maxsize=256)
+def _level_table(levels: tuple[Level, ...], y_nests: Nests, x_nests: Nests, unions: bool) -> NDArray[np.int64]:
     """Describe the levels to the kernels, finest first, each after the level that it is made from."""
     first = np.cumsum([0, *(r * c for r, c in levels)])
     order = sorted(range(len(levels)), key=lambda i: -levels[i][0] * levels[i][1])
     table = np.empty((len(levels), LEVEL_FIELDS), dtype=np.int64)
-    y_places = dict(zip(rows, BOX_FIELDS + 2 * np.cumsum((0, *rows)), strict=False))
-    x_places = dict(zip(columns, BOX_FIELDS + 2 * sum(rows) + 2 * np.cumsum((0, *columns)), strict=False))
+    y_places, x_places = (
+        dict(zip(counts, WINDOW_FIELDS + 2 * np.cumsum((0, *counts)), strict=False)) for counts in _counts(levels)
+    )
     for k, i in enumerate(order):
         r, c = levels[i]
         finer, tall, wide = -1, 1, 1

@@ -49,8 +49,10 @@ from .lanes import (
     CHUNKS,  # parts that the windows of a map are divided into
     STARTS_AT,  # per map (and one more): where its windows begin in the order; 0: each map is one window
     ROWS_AT,  # per window, ordered by map: its row in the result and in the edges
-    EDGES_AT,  # per row, int32: y0, y1, x0, x1 of the window, then as the table of levels says
-    EDGES_STEP,
+    Y_EDGES_AT,  # per row, int32: start and stop of the window, then as the table of levels says
+    Y_EDGES_STEP,
+    X_EDGES_AT,
+    X_EDGES_STEP,
     LEVELS_AT,  # per level, finest first: see LEVEL_FIELDS
     LEVELS,
     MAY_BE_EMPTY,  # whether there are bins without cells
@@ -66,7 +68,7 @@ from .lanes import (
     SCRATCH_AT,
     SCRATCH_STEP,
     FIELDS,
-) = range(26)
+) = range(28)
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
@@ -114,7 +116,7 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
 
 
 @routine()
-def reduce_bins(desc, tile, bins, edges, held, map_width, y0, y1, x0, x1, t):
+def reduce_bins(desc, tile, bins, y_edges, x_edges, held, map_width, y0, y1, x0, x1, t):
     """Reduce the bins of a window over the cells [y0, y1) x [x0, x1) in the tile, on top of what is held of them.
 
     Bound: one vector load and one vector operation per line of a cell, for each bin that it is in.
@@ -125,14 +127,14 @@ def reduce_bins(desc, tile, bins, edges, held, map_width, y0, y1, x0, x1, t):
         if load_i64(level, FINER) >= 0:
             continue
         rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
-        y_edges, x_edges = edges + 4 * load_i64(level, Y_EDGES), edges + 4 * load_i64(level, X_EDGES)
+        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
         bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
         for row in range(rows):
-            top = max(load_i32(y_edges, row), y0)
-            bottom = min(load_i32(y_edges, rows + row), y1)
+            top = max(load_i32(y_places, row), y0)
+            bottom = min(load_i32(y_places, rows + row), y1)
             for column in range(columns):
-                left = max(load_i32(x_edges, column), x0)
-                right = min(load_i32(x_edges, columns + column), x1)
+                left = max(load_i32(x_places, column), x0)
+                right = min(load_i32(x_places, columns + column), x1)
                 cells = tile + (top - y0) * step - x0 * cell_bytes(t)
                 accumulator = load_accumulator(bin_, t) if held else start(t)
                 if top < bottom and left < right:
@@ -159,21 +161,21 @@ def widen(target, source, height, width, down, right, t):
 
 
 @routine()
-def reduce_blocks(desc, tile, bins, edges, map_width, tall, wide, t):
+def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, t):
     """Reduce the bins of the finest level from four overlapping blocks of `tall` x `wide` cells each.
 
     Bound: four vector loads and operations per line of a bin.
     """
     level = load_i64(desc, LEVELS_AT)
     rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
-    y_edges, x_edges = edges + 4 * load_i64(level, Y_EDGES), edges + 4 * load_i64(level, X_EDGES)
+    y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
     bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
     for row in range(rows):
-        top = tile + load_i32(y_edges, row) * map_width * cell_bytes(t)
-        bottom = tile + (load_i32(y_edges, rows + row) - tall) * map_width * cell_bytes(t)
+        top = tile + load_i32(y_places, row) * map_width * cell_bytes(t)
+        bottom = tile + (load_i32(y_places, rows + row) - tall) * map_width * cell_bytes(t)
         for column in range(columns):
-            left = load_i32(x_edges, column) * cell_bytes(t)
-            right = (load_i32(x_edges, columns + column) - wide) * cell_bytes(t)
+            left = load_i32(x_places, column) * cell_bytes(t)
+            right = (load_i32(x_places, columns + column) - wide) * cell_bytes(t)
             accumulator = add_cell(start(t), top + left, 0, t)
             accumulator = add_cell(accumulator, top + right, 0, t)
             accumulator = add_cell(accumulator, bottom + left, 0, t)
@@ -183,13 +185,13 @@ def reduce_blocks(desc, tile, bins, edges, map_width, tall, wide, t):
 
 
 @routine(types.int64)
-def reduce_shared(desc, tile, wide_tile, state, bins, edges, height, width, power, t):
+def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, width, power, t):
     """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
 
     `state` is how far it is: windows come in rising order of their powers.
     """
     if power < 0:
-        reduce_bins(desc, tile, bins, edges, False, width, 0, height, 0, width, t)
+        reduce_bins(desc, tile, bins, y_edges, x_edges, False, width, 0, height, 0, width, t)
         return state
     tall, wide = power // POWER, power % POWER
     while state < tall * POWER:
@@ -199,7 +201,7 @@ def reduce_shared(desc, tile, wide_tile, state, bins, edges, height, width, powe
         from_ = wide_tile if state % POWER else tile
         widen(wide_tile, from_, height, width, 0, 1 << (state % POWER), t)
         state += 1
-    reduce_blocks(desc, wide_tile if wide else tile, bins, edges, width, 1 << tall, 1 << wide, t)
+    reduce_blocks(desc, wide_tile if wide else tile, bins, y_edges, x_edges, width, 1 << tall, 1 << wide, t)
     return state
 
 
@@ -228,17 +230,17 @@ def join_levels(desc, bins, t):
 
 
 @routine()
-def settle_bins(desc, bins, edges, t):
+def settle_bins(desc, bins, y_edges, x_edges, t):
     """Divide sums by the cells of their bins, and make the value of an empty bin 0."""
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
-        y_edges, x_edges = edges + 4 * load_i64(level, Y_EDGES), edges + 4 * load_i64(level, X_EDGES)
+        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
         bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
         for row in range(rows):
-            height = max(load_i32(y_edges, rows + row) - load_i32(y_edges, row), 0)
+            height = max(load_i32(y_places, rows + row) - load_i32(y_places, row), 0)
             for column in range(columns):
-                width = max(load_i32(x_edges, columns + column) - load_i32(x_edges, column), 0)
+                width = max(load_i32(x_places, columns + column) - load_i32(x_places, column), 0)
                 settle(bin_, height * width, t)
                 bin_ += accumulator_bytes(t)
 
@@ -280,11 +282,11 @@ def write(target, flat, source, bins, valid, stream, indices, t):
 
 
 @routine()
-def finish_window(desc, bins, flat, edges, row, channel, t):
+def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
     """Write the bins of a window to its row of the result."""
     join_levels(desc, bins, t)
     if is_sum(t) or load_i64(desc, MAY_BE_EMPTY):
-        settle_bins(desc, bins, edges, t)
+        settle_bins(desc, bins, y_edges, x_edges, t)
     channels = load_i64(desc, CHANNELS)
     valid = min(lane_count(t), channels - channel)
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
@@ -301,9 +303,9 @@ def finish_window(desc, bins, flat, edges, row, channel, t):
 
 
 @routine()
-def reduce_parts(desc, tile, bins, edges, map_, address, channel, t):
+def reduce_parts(desc, tile, bins, y_edges, x_edges, map_, address, channel, t):
     """Reduce a window part by part, each as large as the tile: every cell is packed once, and the tile stays small."""
-    y0, y1, x0, x1 = load_i32(edges, 0), load_i32(edges, 1), load_i32(edges, 2), load_i32(edges, 3)
+    y0, y1, x0, x1 = load_i32(y_edges, 0), load_i32(y_edges, 1), load_i32(x_edges, 0), load_i32(x_edges, 1)
     channels, map_width = load_i64(desc, CHANNELS), load_i64(map_, 2)
     capacity = load_i64(desc, TILE_CELLS)
     wide = max(min(x1 - x0, capacity), 1)
@@ -315,7 +317,7 @@ def reduce_parts(desc, tile, bins, edges, map_, address, channel, t):
             right = min(left + wide, x1)
             pack(tile, map_, address, channel, channels, top, bottom, left, right, t)
             held = top > y0 or left > x0
-            reduce_bins(desc, tile, bins, edges, held, map_width, top, bottom, left, right, t)
+            reduce_bins(desc, tile, bins, y_edges, x_edges, held, map_width, top, bottom, left, right, t)
             left += wide
         top += tall
 
@@ -346,13 +348,14 @@ def run_task(desc, task, worker, t):
     state = 0
     for i in range(first, last):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
-        edges = load_i64(desc, EDGES_AT) + row * load_i64(desc, EDGES_STEP)
+        y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
+        x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
         if shared:
             power = load_i64(powers, i) if powers else -1
-            state = reduce_shared(desc, tile, wide_tile, state, bins, edges, height, width, power, t)
+            state = reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, width, power, t)
         else:
-            reduce_parts(desc, tile, bins, edges, map_, address, channel, t)
-        finish_window(desc, bins, flat, edges, row, channel, t)
+            reduce_parts(desc, tile, bins, y_edges, x_edges, map_, address, channel, t)
+        finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t)
 
 
 def build(dtype, mode, narrow, digest):

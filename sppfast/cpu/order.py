@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..plan import Plan
 from .kernels import COLUMNS, FINER, POWER, ROWS, X_EDGES, Y_EDGES
 
+ENOUGH_WINDOWS = 400  # fewer are reduced before the tile is widened
 STEP_CELLS = 4  # widening the tile by a step costs as much for each cell as reducing so many
 
 
@@ -42,7 +43,7 @@ def order_windows(index: NDArray[np.int64], count: int, plan: Plan, cells: int, 
 
     `cells` is the number of cells of a map, `blocks` whether what is reduced may be reduced in overlapping blocks.
     """
-    powers = _powers(plan, count * cells) if blocks and len(index) else None
+    powers = _powers(plan, count * cells) if blocks and len(index) >= ENOUGH_WINDOWS else None
     key = index if powers is None else index * POWER**2 + powers
     rows = np.argsort(key, kind="stable")
     starts = np.searchsorted(index[rows], np.arange(count + 1))
@@ -54,8 +55,8 @@ def _powers(plan: Plan, cells: int) -> NDArray[np.int64] | None:
     base = plan.levels[0]
     if (plan.levels[1:, FINER] < 0).any():
         return None
-    tall = _extents(plan, base[Y_EDGES], base[ROWS])
-    wide = _extents(plan, base[X_EDGES], base[COLUMNS])
+    tall = _extents(plan.y_edges, base[Y_EDGES], base[ROWS])
+    wide = _extents(plan.x_edges, base[X_EDGES], base[COLUMNS])
     a, b = _power(tall), _power(wide)
     fits = (tall.max(axis=0) <= 2 << a) & (wide.max(axis=0) <= 2 << b) & (tall.min(axis=0) > 0) & (wide.min(axis=0) > 0)
     powers = np.where(fits, a * POWER + b, -1)
@@ -65,9 +66,9 @@ def _powers(plan: Plan, cells: int) -> NDArray[np.int64] | None:
     return powers if by_blocks < by_cells else None
 
 
-def _extents(plan: Plan, place: int, n: int) -> NDArray[np.int32]:
+def _extents(edges: NDArray[np.int32], place: int, n: int) -> NDArray[np.int32]:
     """Cells of each bin of each window along an axis, (n, R): reductions over few bins are fast that way round."""
-    stops, starts = plan.edges[:, place + n : place + 2 * n], plan.edges[:, place : place + n]
+    stops, starts = edges[:, place + n : place + 2 * n], edges[:, place : place + n]
     return np.subtract(stops.T, starts.T, order="C")
 
 
