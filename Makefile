@@ -7,6 +7,7 @@ demo: .venv/.demo
 	$(BIN)/sppfast demo --out sppfast-demo
 
 test: lint
+	$(BIN)/python tests/compile_kernels.py
 	$(BIN)/pytest
 
 lint: .venv/.dev
