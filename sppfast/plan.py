@@ -48,7 +48,7 @@ class Plan:
     Attributes
     ----------
     y_edges, x_edges : ndarray of int32, shape (R, T)
-        Along an axis: start and stop of the window; then for each number of bins their starts and their stops.
+        Along an axis: start and stop of all bins; then for each number of bins their starts and their stops.
     levels : ndarray of int64, shape (L, 8)
         Finest level first: rows, columns, first bin in the result; where its edges begin in `y_edges` and in
         `x_edges`; the level whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
@@ -111,8 +111,10 @@ def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64]) ->
     """Edges of windows that begin at 0, and which numbers of bins nest."""
     bins = {n: bin_edges(extents, n, rule) for n in counts}
     nests = frozenset((coarse, fine) for coarse in counts for fine in counts if _nest(bins[coarse], bins[fine]))
-    window = [np.zeros((len(extents), 1)), extents[:, None]]
-    return np.concatenate([*window, *(part for n in counts for part in bins[n])], axis=1).astype(np.int32), nests
+    parts = [part for n in counts for part in bins[n]]
+    stop = np.max([part.max(axis=1, initial=0) for part in (extents[:, None], *parts)], axis=0)
+    window = [np.zeros((len(extents), 1)), stop[:, None]]
+    return np.concatenate([*window, *parts], axis=1).astype(np.int32), nests
 
 
 def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:

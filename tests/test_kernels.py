@@ -1,0 +1,72 @@
+"""The ways that the CPU backend has of doing the same thing give the same result."""
+
+import numpy as np
+import pytest
+
+import sppfast
+from sppfast.cpu import launch, order
+
+LEVELS = [7, 13, (6, 3, 2, 1), (5, (3, 4), 2)]  # in float32, 13 bins of 7 cells reach into an 8th
+ROUNDINGS = ["sppnet", "fast_rcnn", "cells"]
+
+
+def windows(rng, count, rounding):
+    """Windows of every size, some of them partly or wholly outside the maps of 60 x 80 cells."""
+    corner = rng.uniform(-200, 1500, (count, 2))
+    rois = np.concatenate([corner, corner + rng.uniform(0, 900, (count, 2))], axis=1)
+    return np.floor(rois / 16) if rounding == "cells" else rois
+
+
+@pytest.fixture
+def maps(rng):
+    return rng.integers(-9, 9, (2, 40, 60, 80)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("options", [{}, {"mode": "avg"}, {"return_indices": True}], ids=str)
+def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, maps, levels, rounding, options):
+    rois, batch_index = windows(rng, 300, rounding), rng.integers(0, 2, 300)
+
+    def call():
+        return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index, **options)
+
+    whole = call()
+    monkeypatch.setattr(launch, "SHARED_BYTES", 0)
+    monkeypatch.setattr(launch, "TILE_BYTES", 128 * 70)
+    for a, b in zip(np.atleast_2d(whole), np.atleast_2d(call()), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), (4, (2, 1))], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float64])
+def test_bins_of_four_blocks_are_the_bins_of_cells(rng, monkeypatch, maps, levels, rounding, dtype):
+    maps = np.abs(maps).astype(dtype)
+    rois, batch_index = windows(rng, 700, rounding), rng.integers(0, 2, 700)
+
+    def call(step_cells):
+        monkeypatch.setattr(order, "STEP_CELLS", step_cells)
+        return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index)
+
+    np.testing.assert_array_equal(call(step_cells=0), call(step_cells=10**9))
+
+
+def test_windows_are_sorted_into_blocks_that_fit(rng):
+    """Every bin lies between one and two blocks along both axes, or its window is left to be reduced by cells."""
+    from sppfast.plan import Axis, make_plan
+
+    start, extent = rng.integers(0, 40, 900), rng.integers(1, 60, 900)
+    axis = Axis(start, extent, np.full(900, 70), inside=False)
+    plan = make_plan(sppfast.Pyramid(7), axis, axis, unions=True)
+    index = np.zeros(900, dtype=np.int64)
+    sorted_ = order.order_windows(index, 1, plan, cells=1, blocks=True)
+    assert (np.diff(sorted_.powers) >= 0).all()
+    place = plan.levels[0, 3]
+    extents = plan.y_edges[sorted_.rows, place + 7 : place + 14] - plan.y_edges[sorted_.rows, place : place + 7]
+    blocked = sorted_.powers >= 0
+    assert blocked.any()
+    assert not blocked.all()
+    block = 2 ** (sorted_.powers[blocked] // order.POWER)
+    assert (block <= extents[blocked].min(axis=1)).all()
+    assert (2 * block >= extents[blocked].max(axis=1)).all()
