@@ -24,6 +24,7 @@ from .order import Order, order_windows
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # largest whole map that is packed once for many windows
 STREAM_BYTES = 2**22  # results from here on do not stay in a cache: write past it
+WORKERS_PER_CORE = 4  # at most
 TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
@@ -100,7 +101,7 @@ def reduce_maps(
         launch = _launch_maps(maps, plan, mode)
     else:
         launch = _launch_windows(maps, plan, index, mode)
-    workers = min(workers or available_cores(), launch.tasks) if launch.parallel else 1
+    workers = _count_workers(workers, launch) if launch.parallel else 1
     scratch, scratch_at = _take_scratch(launch.scratch_bytes * workers)
     fields = launch.fields[:]
     fields[kernels.BASE_AT] = 0 if maps.ragged else address_of(kept)
@@ -112,6 +113,12 @@ def reduce_maps(
         fields[kernels.INDEX_STEP] = targets[1].strides[0]
     threads.crew.run(launch.kernel.address, fields.buffer_info()[0], launch.tasks, workers)
     _give_scratch(scratch, scratch_at)
+
+
+def _count_workers(workers: int | None, launch: Launch) -> int:
+    """Take no more workers than there are tasks, nor many more than cores: each has scratch memory of its own."""
+    cores = available_cores()
+    return min(workers or cores, launch.tasks, WORKERS_PER_CORE * cores)
 
 
 @lru_cache(maxsize=256)
