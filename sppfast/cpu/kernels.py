@@ -9,6 +9,7 @@ from numba.core import types
 from ..arrays import LINE_BYTES
 from .compile import routine
 from .lanes import (
+    SHUFFLE_BYTES,
     accumulator_bytes,
     add_bin,
     add_cell,
@@ -18,6 +19,7 @@ from .lanes import (
     copy_cell,
     copy_item,
     copy_line,
+    copy_part,
     has_index,
     is_sum,
     item_bytes,
@@ -267,15 +269,21 @@ def write(target, flat, source, bins, valid, stream, indices, t):
     size = valid * bins * item
     i = 0
     if stream and size >= 2 * LINE_BYTES:
-        while (target + i) % LINE_BYTES:
+        while (target + i) % SHUFFLE_BYTES:
             copy_byte(target + i, flat + i)
             i += 1
+        while (target + i) % LINE_BYTES:
+            copy_part(target + i, flat + i)
+            i += SHUFFLE_BYTES
         while i <= size - LINE_BYTES:
             stream_line(target + i, flat + i)
             i += LINE_BYTES
     while i <= size - LINE_BYTES:
         copy_line(target + i, flat + i)
         i += LINE_BYTES
+    while i <= size - SHUFFLE_BYTES:
+        copy_part(target + i, flat + i)
+        i += SHUFFLE_BYTES
     while i < size:
         copy_byte(target + i, flat + i)
         i += 1

@@ -350,13 +350,12 @@ def copy_cell(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
     return types.void(types.int64, types.int64, t), codegen
 
 
-def _copy_intrinsic(name: str, nontemporal: bool) -> Any:
+def _copy_intrinsic(name: str, size: int, nontemporal: bool = False) -> Any:
     def typing(typingctx: Any, target: Any, source: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            line = ir.VectorType(I32, LINE_BYTES // 4)
-            instruction = _store(builder, args[0], _load(builder, args[1], line))
+            instruction = _store(builder, args[0], _load(builder, args[1], ir.VectorType(ir.IntType(8), size)))
             if nontemporal:
-                instruction.align = LINE_BYTES
+                instruction.align = size
                 instruction.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
             return context.get_dummy_value()
 
@@ -366,19 +365,10 @@ def _copy_intrinsic(name: str, nontemporal: bool) -> Any:
     return intrinsic(typing)
 
 
-copy_line = _copy_intrinsic("copy_line", nontemporal=False)
-stream_line = _copy_intrinsic("stream_line", nontemporal=True)
-
-
-@intrinsic
-def copy_byte(typingctx: Any, target: Any, source: Any) -> Any:
-    """Copy one byte."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        _store(builder, args[0], _load(builder, args[1], ir.IntType(8)))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
+copy_byte = _copy_intrinsic("copy_byte", 1)
+copy_part = _copy_intrinsic("copy_part", SHUFFLE_BYTES)
+copy_line = _copy_intrinsic("copy_line", LINE_BYTES)
+stream_line = _copy_intrinsic("stream_line", LINE_BYTES, nontemporal=True)  # to a multiple of its size
 
 
 # --- accumulators ---------------------------------------------------------------------------------------------------
