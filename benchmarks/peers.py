@@ -225,6 +225,7 @@ def onnxruntime_roi_pool(x: np.ndarray, rois: np.ndarray, levels: tuple[int, ...
     model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # while it is another's turn
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     return lambda: session.run(None, arrays)[0]
 
