@@ -1,7 +1,7 @@
 """The CPU kernels: pack channel lanes, reduce bins, write the result. No rounding rule is known here: the plan has it.
 
-One task pools one channel block of one map: 64 bytes of channels of each cell (16 of float32) lie side by side in a
-*tile*, so that a reduction over cells is a full-width vector operation, whatever the map's size and layout.
+One task pools one channel block of one map: 128 bytes of channels of each cell (32 of float32) lie side by side in
+a *tile*, so that a reduction over cells is a full-width vector operation, whatever the map's size and layout.
 """
 
 from numba.core import types
