@@ -9,12 +9,17 @@ a constant (RoI). Goals come from the project's design; nothing here knows wheth
 """
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import os
+import platform
 import re
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +96,20 @@ def roi_case(count: int, levels: tuple[int, ...]) -> Case:
     )
 
 
+def sse_case(count: int, levels: tuple[int, ...]) -> Case:
+    """One thread, the map's channels side by side, the windows already cells."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((*MAP, 256), dtype=np.float32)
+    cells = sppfast.ConvGeometry(STRIDE).cells(random_rois(rng, count)[:, 1:], *MAP)
+    roi_pool = partial(sppfast.roi_pool, x, cells, levels, rounding="cells", layout="NHWC", workers=1)
+    out = np.empty((count, sppfast.Pyramid(levels).output_length(256)), np.float32)
+    return Case(
+        ours={"fresh": roi_pool, "out=": lambda: roi_pool(out=out)},
+        peers=installed({"sse": sse_pool}, x, cells, levels),
+        bounds={"fresh": lambda: np.empty_like(out).fill(1.0), "out=": lambda: out.fill(1.0)},
+    )
+
+
 def random_rois(rng: np.random.Generator, count: int) -> np.ndarray:
     """Rows 0, x0, y0, x1, y1 in the image; sides from 32 pixels to the image's, evenly in the logarithm."""
     image = STRIDE * np.array([MAP[1], MAP[0]])
@@ -144,6 +163,7 @@ ROWS = [
         {"best peer": 6},
         {"6x6 alone": 1.2},
     ),
+    Row("the same, 1 thread, map NHWC", lambda: sse_case(2000, (6, 3, 2, 1)), {"sse": 5}),
 ]
 
 
@@ -152,7 +172,9 @@ ROWS = [
 
 def installed(peers: dict[str, Callable], *work) -> dict[str, Callable]:
     needs = {"torch": ("torch",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
-    return {name: build(*work) for name, build in peers.items() if all(map(importlib.util.find_spec, needs[name]))}
+    there = {name: all(map(importlib.util.find_spec, modules)) for name, modules in needs.items()}
+    there["sse"] = platform.machine() in ("x86_64", "AMD64") and shutil.which("cc") is not None
+    return {name: build(*work) for name, build in peers.items() if there[name]}
 
 
 def torch_pool(x: np.ndarray, levels: tuple[int, ...]) -> Callable:
@@ -195,7 +217,8 @@ def openvino_call(arrays: list[np.ndarray], pooled: Callable) -> Callable:
     inputs = [ops.parameter(array.shape, np.float32) for array in arrays]
     rows = [ops.reshape(level, [level.get_shape()[0], -1], False) for level in pooled(inputs)]
     model = openvino.Model([ops.concat(rows, 1)], inputs)
-    request = openvino.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": THREADS}).create_infer_request()
+    settings = {"INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}  # not bfloat16, where it is fast
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
     for i, array in enumerate(arrays):
         request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
 
@@ -228,6 +251,37 @@ def onnxruntime_roi_pool(x: np.ndarray, rois: np.ndarray, levels: tuple[int, ...
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # while it is another's turn
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     return lambda: session.run(None, arrays)[0]
+
+
+def sse_pool(x: np.ndarray, cells: np.ndarray, levels: tuple[int, ...]) -> Callable:
+    """Compile `sse_pool.c` and call it; its result in sppfast's order is what is compared, and not timed."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "sse_pool.so"
+        source = Path(__file__).with_name("sse_pool.c")
+        subprocess.run(["cc", "-O3", "-shared", "-fPIC", source, "-o", library], check=True)
+        function = ctypes.CDLL(str(library)).sse_pool
+    sides = np.array(levels)
+    result = np.empty((len(cells), sppfast.Pyramid(levels).size, x.shape[2]), np.float32)
+    arrays = [array.ctypes.data_as(ctypes.c_void_p) for array in (x, cells, sides, result)]
+    sizes = [ctypes.c_long(size) for size in (*x.shape[1:], len(cells), len(levels))]
+
+    def call():
+        function(arrays[0], *sizes[:2], arrays[1], sizes[2], arrays[2], sizes[3], arrays[3])
+        return Rearranged(result, levels)
+
+    return call
+
+
+@dataclass
+class Rearranged:
+    """A result (R, bins, C) that becomes sppfast's row order when it is looked at."""
+
+    result: np.ndarray
+    levels: tuple[int, ...]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        parts = np.split(self.result, np.cumsum([n * n for n in self.levels])[:-1], axis=1)
+        return np.concatenate([part.swapaxes(1, 2).reshape(len(part), -1) for part in parts], axis=1)
 
 
 # ---- the timing
@@ -290,7 +344,7 @@ def ratios(ms: dict[str, float], peers: list[str], result: str) -> dict[str, flo
 # ---- the report
 
 
-PEERS = ("torch", "openvino", "onnxruntime")
+PEERS = ("torch", "openvino", "onnxruntime", "sse")
 
 
 def print_header() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,7 +30,6 @@ DTYPES = frozenset(
 )
 LAYOUTS = ("NCHW", "NHWC")
 LINE_BYTES = 64  # of a cache line
-LARGE_BYTES = 2**20
 _DATA_FIELD = object.__basicsize__  # of NumPy's array object: the first after Python's own, fixed by its C API
 MAX_SIDE = 2**31 - 1  # cells; the tables of edges are int32
 
@@ -168,13 +166,3 @@ def result_dtype(dtype: np.dtype[Any], reduction: str) -> np.dtype[Any]:
     if reduction != "avg" or dtype.kind not in "biu":
         return dtype
     return np.result_type(dtype, np.float32)
-
-
-def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Allocate a result; a large one from the beginning of a cache line, so that whole lines can be written."""
-    size = math.prod(shape) * dtype.itemsize
-    if size < LARGE_BYTES:
-        return np.empty(shape, dtype)
-    memory = np.empty(size + LINE_BYTES, dtype=np.uint8)
-    begin = -address_of(memory) % LINE_BYTES
-    return memory[begin : begin + size].view(dtype).reshape(shape)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import LAYOUTS, Maps, allocate, result_dtype, take_maps
+from .arrays import LAYOUTS, Maps, result_dtype, take_maps
 from .cores import available_cores
 from .geometry import ConvGeometry, as_geometry
+from .memory import allocate
 from .plan import Axis, Plan, make_plan
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
 from .windows import ROUNDINGS, parse_rois, window_axes

@@ -1,0 +1,69 @@
+"""Memory of results. A large one is a large part of a call: the system clears fresh pages before they are written.
+
+So the memory of the last large results stays after them, for the next ones of their size. The system is told that it
+may take it back (``MADV_FREE``): it does when memory runs short, and the next result then gets fresh pages.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import LINE_BYTES, address_of
+
+ALIGNED_BYTES = 2**20  # from here on a result begins at a cache line, so that whole lines can be written
+KEPT_BYTES = 2**25  # from here on malloc gives memory back to the system at once
+KEPT_BLOCKS = 2  # values and indices
+SLACK = 1.1  # a block serves results that are not much smaller
+
+_kept: deque[mmap.mmap] = deque(maxlen=KEPT_BLOCKS)
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Allocate a result, uninitialised."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < ALIGNED_BYTES:
+        return np.empty(shape, dtype)
+    block = _block(size) if size >= KEPT_BYTES and hasattr(mmap, "MADV_FREE") else None
+    if block is not None:
+        return np.asarray(_Owner(block, size)).view(dtype).reshape(shape)
+    memory = np.empty(size + LINE_BYTES, dtype=np.uint8)
+    begin = -address_of(memory) % LINE_BYTES
+    return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
+def _block(size: int) -> mmap.mmap | None:
+    """Take a kept block that fits, or a new one; None if the system has none."""
+    for _ in range(len(_kept)):
+        try:
+            block = _kept.popleft()
+        except IndexError:  # another thread was faster
+            break
+        if size <= len(block) <= SLACK * size:
+            return block
+        _kept.append(block)
+    try:
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:
+        return None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        block.madvise(mmap.MADV_HUGEPAGE)
+    return block
+
+
+class _Owner:
+    """What an array of a block refers to: gives the block back when the last such array is gone."""
+
+    def __init__(self, block: mmap.mmap, size: int) -> None:
+        self.block = block
+        address = address_of(np.frombuffer(block, dtype=np.uint8, count=1))
+        self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
+
+    def __del__(self, keep: Any = _kept.append, advice: int = getattr(mmap, "MADV_FREE", 0)) -> None:
+        self.block.madvise(advice)
+        keep(self.block)

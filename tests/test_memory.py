@@ -1,0 +1,110 @@
+"""Results whose memory is taken from a result before them."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from sppfast import memory
+
+FLOAT = np.dtype(np.float32)
+LARGE = memory.KEPT_BYTES // 4
+
+pytestmark = pytest.mark.skipif(not hasattr(memory.mmap, "MADV_FREE"), reason="the system has no MADV_FREE")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept():
+    memory._kept.clear()
+    yield
+    memory._kept.clear()
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_a_result_takes_the_memory_of_the_last():
+    first = memory.allocate((LARGE,), FLOAT)
+    place = address(first)
+    del first
+    assert address(memory.allocate((4, LARGE // 4), FLOAT)) == place
+
+
+def test_memory_in_use_is_not_taken():
+    first = memory.allocate((2, LARGE), FLOAT)
+    view = first[1:, ::2]
+    view[:] = 7
+    del first
+    second = memory.allocate((2, LARGE), FLOAT)
+    second[:] = 1
+    assert not np.shares_memory(second, view)
+    assert (view == 7).all()
+
+
+@pytest.mark.parametrize("size", [LARGE + 1, LARGE * 2])
+def test_memory_that_is_too_small_is_not_taken(size):
+    del_me = memory.allocate((LARGE,), FLOAT)
+    del del_me
+    result = memory.allocate((size,), FLOAT)
+    result[:] = 1
+    assert len(memory._kept) == 1
+
+
+def test_much_smaller_results_leave_it():
+    del_me = memory.allocate((2 * LARGE,), FLOAT)
+    place = address(del_me)
+    del del_me
+    assert address(memory.allocate((LARGE,), FLOAT)) != place
+
+
+def test_no_more_than_two_blocks_are_kept():
+    results = [memory.allocate((LARGE + 1000 * i,), FLOAT) for i in range(5)]
+    results.clear()
+    assert len(memory._kept) == memory.KEPT_BLOCKS
+
+
+def test_a_small_result_is_not_kept():
+    del_me = memory.allocate((LARGE - 1,), FLOAT)
+    del del_me
+    assert not memory._kept
+
+
+def test_threads_never_share_a_block():
+    wrong = []
+
+    def work(number):
+        for _ in range(20):
+            result = memory.allocate((LARGE,), FLOAT)
+            result[::1024] = number
+            if not (result[::1024] == number).all():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_has_memory_of_its_own():
+    kept = memory.allocate((LARGE,), FLOAT)
+    kept[:] = 1
+    del kept
+    child = os.fork()
+    if not child:
+        result = memory.allocate((LARGE,), FLOAT)
+        result[:] = 2
+        os._exit(int(not (result == 2).all()))
+    result = memory.allocate((LARGE,), FLOAT)
+    result[:] = 3
+    assert os.waitpid(child, 0)[1] == 0
+    assert (result == 3).all()
+
+
+def test_without_memory_it_is_a_memory_error():
+    with pytest.raises(MemoryError):
+        memory.allocate((2**45,), FLOAT)
