@@ -28,6 +28,7 @@ from .lanes import (
     load_i32,
     load_i64,
     out_item_bytes,
+    prefetch,
     reduced_bytes,
     reduction,
     settle,
@@ -290,6 +291,21 @@ def write(target, flat, source, bins, valid, stream, indices, t):
 
 
 @routine()
+def prefetch_ends(desc, row, channel, t):
+    """Fetch the cache lines that a window's runs share with others: the rest of a streamed result is not fetched."""
+    channels = load_i64(desc, CHANNELS)
+    valid = min(lane_count(t), channels - channel)
+    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        place = out + (channels * first + channel * count) * out_item_bytes(t)
+        for end in (place, place + valid * count * out_item_bytes(t)):
+            if end % LINE_BYTES:
+                prefetch(end)
+
+
+@routine()
 def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
     """Write the bins of a window to its row of the result."""
     join_levels(desc, bins, t)
@@ -358,6 +374,8 @@ def run_task(desc, task, worker, t):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
         y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
         x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
+        if load_i64(desc, STREAM):
+            prefetch_ends(desc, row, channel, t)
         if shared:
             power = load_i64(powers, i) if powers else -1
             state = reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, width, power, t)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.datamodel import models, register_default
 from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
@@ -369,6 +369,20 @@ copy_byte = _copy_intrinsic("copy_byte", 1)
 copy_part = _copy_intrinsic("copy_part", SHUFFLE_BYTES)
 copy_line = _copy_intrinsic("copy_line", LINE_BYTES)
 stream_line = _copy_intrinsic("stream_line", LINE_BYTES, nontemporal=True)  # to a multiple of its size
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Have a cache line on its way here when it is written."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        ty = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, ty, "llvm.prefetch.p0i8")
+        builder.call(function, [builder.inttoptr(args[0], pointer), I32(1), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 # --- accumulators ---------------------------------------------------------------------------------------------------
