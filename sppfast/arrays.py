@@ -92,6 +92,15 @@ def take_maps(x: Any, layout: str) -> tuple[Any, Maps]:
     raise TypeError(f"x: expected a numpy array or a sequence of them, got {type(x).__name__}")
 
 
+def take_floats(x: Any, layout: str) -> tuple[Any, Maps]:
+    """Take maps as `take_maps` does, integers as the floats that their mean would be."""
+    kept, maps = take_maps(x, layout)
+    dtype = result_dtype(maps.dtype, "avg")
+    if dtype == maps.dtype:
+        return kept, maps
+    return take_maps([array.astype(dtype) for array in kept] if maps.ragged else kept.astype(dtype), layout)
+
+
 def address_of(array: NDArray[Any]) -> int:
     """Address of an array's first item: ``array.ctypes.data``, which takes six times as long."""
     return ctypes.c_ssize_t.from_address(id(array) + _DATA_FIELD).value

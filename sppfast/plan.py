@@ -65,6 +65,33 @@ class Plan:
     may_be_empty: bool
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Samples:
+    """Where the samples of R windows lie, for RoI align.
+
+    Attributes
+    ----------
+    windows : ndarray of float64, shape (R, 4)
+        In cells: start and extent along y, start and extent along x.
+    ratio : int
+        Samples of a bin along an axis; 0: as many as the bin is cells wide, rounded up.
+    levels : ndarray of int64, shape (L, 8)
+        As in `Plan`.
+    bins : int
+        Of all levels.
+    """
+
+    windows: NDArray[np.float64]
+    ratio: int
+    levels: NDArray[np.int64]
+    bins: int
+
+
+def make_samples(pyramid: Pyramid, windows: NDArray[np.float64], ratio: int) -> Samples:
+    """Lay out the tables of RoI align."""
+    return Samples(windows, ratio, _level_table(pyramid.levels, frozenset(), frozenset(), False), pyramid.size)
+
+
 Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import LAYOUTS, Maps, result_dtype, take_maps
+from .arrays import LAYOUTS, Maps, result_dtype, take_floats, take_maps
 from .cores import available_cores
 from .geometry import ConvGeometry, as_geometry
 from .memory import allocate
-from .plan import Axis, Plan, make_plan
+from .plan import Axis, Plan, Samples, make_plan, make_samples
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
-from .windows import ROUNDINGS, parse_rois, window_axes
+from .windows import ROUNDINGS, align_windows, parse_rois, window_axes
 
 MODES = ("max", "avg")
 MAX_INDEX = 2**31 - 1
+MAX_SAMPLES = 1024
 INDEX_DTYPE = np.dtype(np.int32)
 
 
@@ -106,14 +109,13 @@ def pool(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels, bins)
     kept, maps = take_maps(x, layout)
-    if maps.ragged:
-        plan = _plan_maps(pyramid, maps.heights, maps.widths, reduction)
-    else:
-        plan = _plan_batch(pyramid, maps, reduction)
+    plan = plan_maps(pyramid, maps, reduction)
     length = maps.channels * plan.bins
     results = _allocate(out, (length,) if maps.single else (maps.count, length), maps, reduction)
-    _fill(results, kept, maps, plan, None, reduction, out is not None, workers)
-    return _present(results, pyramid, maps.channels, layout, flatten)
+    threads = check_workers(workers)
+    targets = _targets(results, kept, maps) if out is not None else results
+    backend("launch").reduce_maps(kept, maps, plan, None, reduction, targets, threads)
+    return _present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
 def roi_pool(
@@ -195,15 +197,125 @@ def roi_pool(
     one_of("rounding", rounding, ROUNDINGS)
     pyramid = as_pyramid(levels)
     kept, maps = take_maps(x, layout)
+    plan, index = plan_windows(pyramid, rois, batch_index, maps, geometry, rounding, reduction)
+    results = _allocate(out, (len(index), maps.channels * plan.bins), maps, reduction)
+    threads = check_workers(workers)
+    targets = _targets(results, kept, maps) if out is not None else results
+    backend("launch").reduce_maps(kept, maps, plan, index, reduction, targets, threads)
+    return _present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
+
+
+def roi_align(
+    x: NDArray[Any] | Sequence[NDArray[Any]],
+    rois: ArrayLike | Sequence[ArrayLike],
+    levels: Levels = (7,),
+    *,
+    geometry: float | ConvGeometry = 16,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    batch_index: ArrayLike | None = None,
+    mode: str = "avg",
+    layout: str = "NCHW",
+    flatten: bool = True,
+    out: Any = None,
+    workers: int | None = None,
+) -> Any:
+    """Pool windows of images out of their feature maps at points between the cells: RoI align, for every level.
+
+    Nothing is rounded: a bin is the mean of samples, points spread evenly over it, each interpolated bilinearly between
+    the four cells around it. A sample further than one cell outside the map counts as 0.
+
+    Parameters
+    ----------
+    x : ndarray or sequence of ndarray
+        One map, a batch, or maps of different sizes, as in `pool`; integers are aligned as floats.
+    rois : array_like, shape (R, 4) or (R, 5), or a sequence of (Ri, 4)
+        Windows ``x0, y0, x1, y1`` in image pixels, as in `roi_pool`.
+    levels : int or sequence of int or (rows, columns)
+        The grids of bins that each window is divided into.
+    geometry : float or ConvGeometry
+        Where the cells of the maps lie in the image; a number is a stride with offset 0.
+    sampling_ratio : int
+        Samples of a bin along each axis, at most 1024; 0: as many as the bin is cells wide, rounded up.
+    aligned : bool
+        Whether a window is shifted by half a cell, so that pixel centres lie on cell centres (ONNX
+        ``coordinate_transformation_mode="half_pixel"``). Without it a window is at least one cell wide.
+    batch_index : array_like of int, shape (R,), optional
+        The map of each window. Not needed for a single map.
+    mode : {"avg", "max"}
+        Mean of the samples, or ONNX's maximum: the largest of the four weighted cells of any sample.
+    layout, flatten, out, workers
+        As in `pool`.
+
+    Returns
+    -------
+    ndarray, shape (R, F)
+        One row per window, as in `roi_pool`; the dtype of `x`, for integers ``np.result_type(dtype, np.float32)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of the above; the message names it. Windows as in `roi_pool`.
+
+    See Also
+    --------
+    roi_pool : whole cells, no interpolation.
+
+    Notes
+    -----
+    This is ``torchvision.ops.roi_align`` with ``spatial_scale = 1 / stride``, and ONNX ``RoiAlign``. Coordinates are
+    computed in float32 as there (in float64 for maps of float64), sums in float64.
+
+    References
+    ----------
+    He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, sppfast
+    >>> x = np.random.default_rng(0).random((256, 38, 63), dtype=np.float32)  # of an image of 608 x 1008 pixels
+    >>> rois = np.array([[0, 0, 223.5, 223.5], [100, 50, 400, 600]])
+    >>> sppfast.roi_align(x, rois, 7, geometry=16, flatten=False)[0].shape
+    (2, 256, 7, 7)
+    """
+    one_of("mode", mode, MODES)
+    one_of("layout", layout, LAYOUTS)
+    pyramid = as_pyramid(levels)
+    kept, maps = take_floats(x, layout)
+    samples, index = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
+    results = _allocate(out, (len(index), maps.channels * samples.bins), maps, mode)
+    threads = check_workers(workers)
+    targets = _targets(results, kept, maps) if out is not None else results
+    reduction = "peak" if mode == "max" else mode
+    backend("weigh").align_maps(kept, maps, samples, index, reduction, targets[0], threads)
+    return _present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
+
+
+def plan_windows(
+    pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str, reduction: str
+) -> tuple[Plan, NDArray[np.int64]]:
+    """Check what is asked of RoI pooling, and plan it: the bins, and the map of each window."""
     windows, index = parse_rois(rois, batch_index, maps.count)
     heights, widths = (
         side[index] if maps.ragged else np.broadcast_to(side, index.shape) for side in (maps.heights, maps.widths)
     )
     axes = window_axes(windows, heights, widths, as_geometry(geometry), rounding)
-    plan = make_plan(pyramid, *axes, unions=reduction != "avg")
-    results = _allocate(out, (len(index), maps.channels * plan.bins), maps, reduction)
-    _fill(results, kept, maps, plan, index, reduction, out is not None, workers)
-    return _present(results, pyramid, maps.channels, layout, flatten)
+    return make_plan(pyramid, *axes, unions=reduction != "avg"), index
+
+
+def plan_samples(
+    pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, sampling_ratio: Any, aligned: Any
+) -> tuple[Samples, NDArray[np.int64]]:
+    """Check what is asked of RoI align, and plan it: the samples, and the map of each window."""
+    ratio = check_integer("sampling_ratio", sampling_ratio)
+    if not 0 <= ratio <= MAX_SAMPLES:
+        raise ValueError(f"sampling_ratio: expected 0 to {MAX_SAMPLES}, got {ratio}")
+    if not isinstance(aligned, bool | np.bool_):
+        raise TypeError(f"aligned: expected a bool, got {aligned!r}")
+    windows, index = parse_rois(rois, batch_index, maps.count)
+    dtype = np.float64 if maps.dtype.itemsize == 8 else np.float32
+    windows = align_windows(windows, as_geometry(geometry), bool(aligned), dtype)
+    return make_samples(pyramid, windows, ratio), index
 
 
 def _reduction(mode: str, return_indices: bool) -> str:
@@ -215,15 +327,19 @@ def _reduction(mode: str, return_indices: bool) -> str:
     return "argmax"
 
 
-@lru_cache(maxsize=256)
-def _plan_batch(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
-    return _plan_maps(pyramid, maps.heights, maps.widths, reduction)
+def plan_maps(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
+    """Plan the pooling of whole maps."""
+    return (_plan_maps if maps.ragged else _plan_batch)(pyramid, maps, reduction)
 
 
-def _plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.int64], reduction: str) -> Plan:
+def _plan_maps(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
     """Plan whole maps as windows, one for each size."""
-    y, x = (Axis(np.zeros_like(side), side, side, pyramid.bins) for side in (heights, widths))
+    sides = (maps.heights, maps.widths)
+    y, x = (Axis(np.zeros_like(side), side, side, pyramid.bins) for side in sides)
     return make_plan(pyramid, y, x, unions=reduction != "avg")
+
+
+_plan_batch = lru_cache(maxsize=256)(_plan_maps)  # a batch's description is kept, see `take_maps`
 
 
 def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> list[NDArray[Any]]:
@@ -238,59 +354,46 @@ def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> l
         raise ValueError(f"out: expected an array or a pair of arrays, got {len(outs)}")
     outs += [None] * (len(dtypes) - len(outs))
     return [
-        allocate(shape, dtype) if given is None else _check_out(given, shape, dtype)
+        allocate(shape, dtype) if given is None else check_out("out", given, shape, dtype)
         for given, dtype in zip(outs, dtypes, strict=True)
     ]
 
 
-def _check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Check an array that the caller wants a result in."""
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out: expected a numpy array, got {type(out).__name__}")
+        raise TypeError(f"{name}: expected a numpy array, got {type(out).__name__}")
     if out.dtype != dtype:
-        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+        raise TypeError(f"{name}: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
-        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+        raise ValueError(f"{name}: expected shape {shape}, got {out.shape}")
     if not out.flags.writeable:
-        raise ValueError("out: is read-only")
+        raise ValueError(f"{name}: is read-only")
     return out
 
 
-def _fill(
-    results: list[NDArray[Any]],
-    kept: Any,
-    maps: Maps,
-    plan: Plan,
-    index: NDArray[np.int64] | None,
-    reduction: str,
-    given: bool,
-    workers: int | None,
-) -> None:
-    """Have the backend reduce, into the results or, where the caller gave ones it cannot write in, into copies."""
-    threads = _check_workers(workers)
-    if not given:
-        _backend()(kept, maps, plan, index, reduction, results, threads)
-        return
+@cache
+def backend(module: str) -> ModuleType:
+    """Import a module of the CPU backend, and with it Numba, on first use."""
+    return import_module(f".cpu.{module}", __package__)
+
+
+def _targets(results: list[NDArray[Any]], kept: Any, maps: Maps) -> list[NDArray[Any]]:
+    """Where to write the caller's results: in place, where rows are contiguous and share no memory with the maps."""
     sources = kept if maps.ragged else (kept,)
-    targets = [_in_place(result, sources) for result in results]
-    _backend()(kept, maps, plan, index, reduction, targets, threads)
+
+    def in_place(result: NDArray[Any]) -> bool:
+        shared = any(np.may_share_memory(result, source) for source in sources)
+        return result.strides[-1] == result.itemsize and not shared
+
+    return [result if in_place(result) else np.empty(result.shape, result.dtype) for result in results]
+
+
+def _copy_back(results: list[NDArray[Any]], targets: list[NDArray[Any]]) -> list[NDArray[Any]]:
     for result, target in zip(results, targets, strict=True):
         if target is not result:
             result[...] = target
-
-
-@cache
-def _backend() -> Callable[..., None]:
-    """Import the CPU backend, and with it Numba, on first use."""
-    from .cpu.launch import reduce_maps
-
-    return reduce_maps
-
-
-def _in_place(result: NDArray[Any], sources: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Where to write a result: itself, if its rows are contiguous and share no memory with the maps."""
-    if result.strides[-1] == result.itemsize and not any(np.may_share_memory(result, source) for source in sources):
-        return result
-    return np.empty(result.shape, result.dtype)
+    return results
 
 
 def _present(results: list[NDArray[Any]], pyramid: Pyramid, channels: int, layout: str, flatten: bool) -> Any:
@@ -299,16 +402,21 @@ def _present(results: list[NDArray[Any]], pyramid: Pyramid, channels: int, layou
     return forms[0] if len(forms) == 1 else tuple(forms)
 
 
-def _check_workers(workers: int | None) -> int | None:
+def check_integer(name: str, value: Any) -> int:
+    """Check an integer option."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+
+
+def check_workers(workers: int | None) -> int | None:
     """Take SciPy's `workers`: None, or how many threads."""
     if workers is None:
         return None
-    try:
-        if isinstance(workers, bool):
-            raise TypeError
-        number = operator.index(workers)
-    except TypeError:
-        raise TypeError(f"workers: expected an integer or None, got {workers!r}") from None
+    number = check_integer("workers", workers)
     if number < 0:
         number += available_cores() + 1
     if number < 1:

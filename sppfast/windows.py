@@ -13,6 +13,7 @@ from .plan import Axis
 
 ROUNDINGS = ("sppnet", "fast_rcnn", "cells")
 FAR = 2**29  # cells: further out than maps reach, and safe in int32 sums
+VERY_FAR = 2.0**100  # cells: exact in float32, with room for sums and products
 
 Windows = NDArray[Any]  # (R, 4): x0, y0, x1, y1
 
@@ -130,6 +131,20 @@ def window_axes(
     x0, y0, x1, y1 = _whole_cells(windows, heights, widths)
     inside = bool((x0 < x1).all() and (y0 < y1).all())
     return Axis(y0, y1 - y0, heights, inside=inside), Axis(x0, x1 - x0, widths, inside=inside)
+
+
+def align_windows(
+    windows: Windows, geometry: ConvGeometry, aligned: bool, dtype: type[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Windows in cells for RoI align: start and extent along y, then along x, computed in `dtype`."""
+    half = dtype(0.5 if aligned else 0)
+    with np.errstate(over="ignore"):
+        pixels = windows.astype(dtype)
+        cells = np.clip((pixels - dtype(geometry.offset)) * dtype(1 / geometry.stride) - half, -VERY_FAR, VERY_FAR)
+        extents = cells[:, 2:] - cells[:, :2]
+    if not aligned:
+        extents = np.maximum(extents, dtype(1))
+    return np.stack([cells[:, 1], extents[:, 1], cells[:, 0], extents[:, 0]], axis=1).astype(np.float64)
 
 
 def _whole_cells(windows: Windows, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> Any:

@@ -70,8 +70,18 @@ from .lanes import (
     BINS,  # of all levels, and as many as transposed blocks may read past the last
     SCRATCH_AT,
     SCRATCH_STEP,
+    WINDOWS_AT,  # per row, float64, for taps: start and extent along y, start and extent along x, in cells
+    SAMPLING,  # samples of a bin along an axis, 0: one for each cell that it is wide; -1: the cells between edges
+    WINDOWS,
+    MAP_NUMBERS_AT,  # per row: its map
+    TABLE_AT,  # of taps, see `taps`
+    RECORDS_AT,  # per row, level and axis, and one more: where its record begins in the table
+    GRAD_AT,  # gradients of the result
+    GRAD_STEP,
+    WHAT,  # is scattered, see `scatter`
+    STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     FIELDS,
-) = range(28)
+) = range(38)
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -48,10 +49,10 @@ class Kernel:
 
 
 @cache
-def kernel_of(dtype: str, mode: str, narrow: int = 0) -> Kernel:
+def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] = kernels.build) -> Kernel:
     """Compile a kernel, or load it from the cache on disk."""
     t = Reduction(dtype, mode, bool(narrow))
-    function = c_function("void(int64, int64, int64)", kernels.build(dtype, mode, narrow, _digest()))
+    function = c_function("void(int64, int64, int64)", build(dtype, mode, narrow, _digest()))
     return Kernel(
         address=function.address,
         lanes=t.count,
@@ -101,18 +102,59 @@ def reduce_maps(
         launch = _launch_maps(maps, plan, mode)
     else:
         launch = _launch_windows(maps, plan, index, mode)
-    workers = _count_workers(workers, launch) if launch.parallel else 1
-    scratch, scratch_at = _take_scratch(launch.scratch_bytes * workers)
     fields = launch.fields[:]
     fields[kernels.BASE_AT] = 0 if maps.ragged else address_of(kept)
     fields[kernels.OUT_AT] = address_of(out)
     fields[kernels.OUT_STEP] = out.strides[0]
-    fields[kernels.SCRATCH_AT] = scratch_at
     if mode == "argmax":
         fields[kernels.INDEX_AT] = address_of(targets[1])
         fields[kernels.INDEX_STEP] = targets[1].strides[0]
+    run(launch, fields, workers)
+
+
+def run(launch: Launch, fields: array[int], workers: int | None) -> None:
+    """Do the tasks of a call, with scratch memory for each worker."""
+    workers = _count_workers(workers, launch) if launch.parallel else 1
+    scratch, fields[kernels.SCRATCH_AT] = _take_scratch(launch.scratch_bytes * workers)
     threads.crew.run(launch.kernel.address, fields.buffer_info()[0], launch.tasks, workers)
-    _give_scratch(scratch, scratch_at)
+    _give_scratch(scratch, fields[kernels.SCRATCH_AT])
+
+
+def fill_fields(values: dict[int, Any]) -> array[int]:
+    """Lay out a descriptor."""
+    return array("q", (int(values.get(i, 0)) for i in range(kernels.FIELDS)))
+
+
+def map_fields(maps: Maps) -> dict[int, int]:
+    """Describe the maps to a kernel."""
+    return {
+        kernels.BATCH_STEP: maps.batch_step,
+        kernels.MAPS_AT: maps.address,
+        kernels.MAPS_STEP: maps.table.strides[0] if maps.ragged else 0,
+        kernels.CHANNELS: maps.channels,
+    }
+
+
+def edge_fields(plan: Plan) -> dict[int, int]:
+    """Describe the bins of all windows to a kernel."""
+    return {
+        kernels.Y_EDGES_AT: address_of(plan.y_edges),
+        kernels.Y_EDGES_STEP: plan.y_edges.strides[0] if len(plan.y_edges) > 1 else 0,
+        kernels.X_EDGES_AT: address_of(plan.x_edges),
+        kernels.X_EDGES_STEP: plan.x_edges.strides[0] if len(plan.x_edges) > 1 else 0,
+        **level_fields(plan.levels),
+    }
+
+
+def level_fields(levels: NDArray[np.int64]) -> dict[int, int]:
+    """Describe the levels to a kernel."""
+    return {kernels.LEVELS_AT: address_of(levels), kernels.LEVELS: len(levels)}
+
+
+def count_chunks(windows: int, tasks: int) -> int:
+    """Count the parts that the windows of a map are divided into, where there are so many tasks already."""
+    wanted = -(-TASKS_PER_CORE * available_cores() // tasks)
+    return max(1, min(wanted, windows // CHUNK_WINDOWS))
 
 
 def _count_workers(workers: int | None, launch: Launch) -> int:
@@ -148,8 +190,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, mode: str, shared: boo
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
     chunks = 1
     if order is not None and parallel:
-        wanted = -(-TASKS_PER_CORE * available_cores() // (maps.count * blocks))
-        chunks = max(1, min(wanted, len(order.rows) // CHUNK_WINDOWS))
+        chunks = count_chunks(len(order.rows), maps.count * blocks)
     tasks = maps.count * blocks * chunks
     powers = None if order is None else order.powers
     tile = maps.largest if shared else max(min(maps.largest, TILE_BYTES // kernel.cell_bytes), 1)
@@ -158,20 +199,12 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, mode: str, shared: boo
     step = tiles * tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
     step = -(-step // LINE_BYTES) * LINE_BYTES
     values = {
-        kernels.BATCH_STEP: maps.batch_step,
-        kernels.MAPS_AT: maps.address,
-        kernels.MAPS_STEP: maps.table.strides[0] if maps.ragged else 0,
-        kernels.CHANNELS: maps.channels,
+        **map_fields(maps),
+        **edge_fields(plan),
         kernels.BLOCKS: blocks,
         kernels.CHUNKS: chunks,
         kernels.STARTS_AT: 0 if order is None else address_of(order.starts),
         kernels.ROWS_AT: 0 if order is None else address_of(order.rows),
-        kernels.Y_EDGES_AT: address_of(plan.y_edges),
-        kernels.Y_EDGES_STEP: plan.y_edges.strides[0] if len(plan.y_edges) > 1 else 0,
-        kernels.X_EDGES_AT: address_of(plan.x_edges),
-        kernels.X_EDGES_STEP: plan.x_edges.strides[0] if len(plan.x_edges) > 1 else 0,
-        kernels.LEVELS_AT: address_of(plan.levels),
-        kernels.LEVELS: len(plan.levels),
         kernels.MAY_BE_EMPTY: plan.may_be_empty,
         kernels.STREAM: results * maps.dtype.itemsize >= STREAM_BYTES,
         kernels.POWERS_AT: 0 if powers is None else address_of(powers),
@@ -180,8 +213,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, mode: str, shared: boo
         kernels.BINS: bins,
         kernels.SCRATCH_STEP: step,
     }
-    fields = array("q", (int(values.get(i, 0)) for i in range(kernels.FIELDS)))
-    return Launch(kernel, fields, tasks, parallel, step, order)
+    return Launch(kernel, fill_fields(values), tasks, parallel, step, order)
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:

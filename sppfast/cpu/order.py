@@ -44,7 +44,17 @@ def order_windows(index: NDArray[np.int64], count: int, plan: Plan, cells: int, 
     `cells` is the number of cells of a map, `blocks` whether what is reduced may be reduced in overlapping blocks.
     """
     powers = _powers(plan, count * cells) if blocks and len(index) >= ENOUGH_WINDOWS else None
-    key = index if powers is None else index * POWER**2 + powers
+    if powers is None:
+        return order_by_map(index, count)
+    return _sorted(index * POWER**2 + powers, index, count, powers)
+
+
+def order_by_map(index: NDArray[np.int64], count: int) -> Order:
+    """Order windows by the map that each belongs to, and otherwise leave them as they are."""
+    return _sorted(index, index, count, None)
+
+
+def _sorted(key: NDArray[np.int64], index: NDArray[np.int64], count: int, powers: NDArray[np.int64] | None) -> Order:
     rows = np.argsort(key, kind="stable")
     starts = np.searchsorted(index[rows], np.arange(count + 1))
     return Order(rows, starts, None if powers is None else powers[rows])

@@ -1,0 +1,257 @@
+"""Kernels of gradients that go channel by channel: of maxima, and of the means of whole maps.
+
+A task has `GROUP` channels of one map to itself, (H, W) planes side by side in memory, so that no two threads write one
+cell and the order of a sum never changes.
+"""
+
+from math import inf
+
+from numba.core import types
+
+from ..arrays import LINE_BYTES
+from .compile import routine
+from .kernels import (
+    BASE_AT,
+    BATCH_STEP,
+    BLOCKS,
+    CHANNELS,
+    COLUMNS,
+    FIRST,
+    GRAD_AT,
+    GRAD_STEP,
+    INDEX_AT,
+    INDEX_STEP,
+    LEVEL_BYTES,
+    LEVELS,
+    LEVELS_AT,
+    MAPS_AT,
+    MAPS_STEP,
+    OUT_AT,
+    ROWS,
+    ROWS_AT,
+    SCRATCH_AT,
+    SCRATCH_STEP,
+    STARTS_AT,
+    STATUS_AT,
+    WHAT,
+    X_EDGES,
+    X_EDGES_AT,
+    X_EDGES_STEP,
+    Y_EDGES,
+    Y_EDGES_AT,
+    Y_EDGES_STEP,
+)
+from .lanes import (
+    clear_byte,
+    clear_line,
+    copy_byte,
+    copy_line,
+    item_bytes,
+    load_f64,
+    load_i32,
+    load_i64,
+    load_number,
+    reduction,
+    store_f64,
+    store_i64,
+    store_number,
+)
+from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
+
+GROUP = 16
+MAXIMA, PEAKS, MEANS = range(3)  # what a call scatters
+
+
+@routine()
+def clear(target, size):
+    """Set bytes to 0."""
+    i = 0
+    while i <= size - LINE_BYTES:
+        clear_line(target + i)
+        i += LINE_BYTES
+    while i < size:
+        clear_byte(target + i)
+        i += 1
+
+
+@routine()
+def copy(target, source, size):
+    """Copy bytes."""
+    i = 0
+    while i <= size - LINE_BYTES:
+        copy_line(target + i, source + i)
+        i += LINE_BYTES
+    while i < size:
+        copy_byte(target + i, source + i)
+        i += 1
+
+
+@routine()
+def add_number(address, value, t):
+    """Add to a number in memory."""
+    store_number(address, load_number(address, t) + value, t)
+
+
+# --- maxima, whose place is known -----------------------------------------------------------------------------------
+
+
+@routine()
+def scatter_run(desc, planes, area, offset, count, row, t):
+    """Add the gradients of a run of bins to the cells that were their maxima; an empty bin has none."""
+    grad = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP) + offset * item_bytes(t)
+    index = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP) + offset * 4
+    for i in range(count):
+        place = load_i32(index, i)
+        if 0 <= place < area:
+            add_number(planes + place * item_bytes(t), load_number(grad + i * item_bytes(t), t), t)
+        elif place != -1:
+            store_i64(load_i64(desc, STATUS_AT), 0, row + 1)
+
+
+@routine()
+def scatter_window(desc, planes, map_, row, channel, valid, t):
+    """Add the gradients of a window's maxima to their cells."""
+    area, channels = load_i64(map_, 1) * load_i64(map_, 2), load_i64(desc, CHANNELS)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        for k in range(valid):
+            offset = channels * first + (channel + k) * count
+            scatter_run(desc, planes + k * area * item_bytes(t), area, offset, count, row, t)
+
+
+# --- maxima of RoI align, looked for again --------------------------------------------------------------------------
+
+
+@routine()
+def scatter_peak(y_taps, y_count, x_taps, x_count, best, grad, source, plane, map_, t):
+    """Add the gradient of a bin to the cell that was the largest, times its weights; the first, where several tie."""
+    row_step, column_step, width = load_i64(map_, 4), load_i64(map_, 5), load_i64(map_, 2)
+    best_weight, best_place = 0.0, -1
+    for i in range(y_count):
+        y, y_weight = load_i64(y_taps, 2 * i), load_f64(y_taps, 2 * i + 1)
+        for j in range(x_count):
+            x, x_weight = load_i64(x_taps, 2 * j), load_f64(x_taps, 2 * j + 1)
+            value = load_number(source + y * row_step + x * column_step, t) * y_weight * x_weight
+            if value > best or (value != value and best == best):
+                best, best_weight, best_place = value, y_weight * x_weight, y * width + x
+    if best_place >= 0:
+        add_number(plane + best_place * item_bytes(t), load_number(grad, t) * best_weight, t)
+
+
+@routine()
+def scatter_peaks(desc, planes, map_, source, row, channel, valid, t):
+    """Add the gradients of a window's largest weighted cells to them."""
+    area, step = load_i64(map_, 1) * load_i64(map_, 2), load_i64(map_, 3)
+    channels, item = load_i64(desc, CHANNELS), item_bytes(t)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_record, x_record = record_of(desc, row, i, 0), record_of(desc, row, i, 1)
+        y_samples, x_samples = samples_of(desc, row, rows, 0, t), samples_of(desc, row, columns, 1, t)
+        first = channels * load_i64(level, FIRST) + channel * rows * columns
+        grads = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP) + first * item
+        for bin_ in range(rows * columns):
+            y, x = bin_ // columns, bin_ % columns
+            y_taps = taps_at(y_record, rows) + first_tap(y_record, y) * TAP_BYTES
+            x_taps = taps_at(x_record, columns) + first_tap(x_record, x) * TAP_BYTES
+            y_count = first_tap(y_record, y + 1) - first_tap(y_record, y)
+            x_count = first_tap(x_record, x + 1) - first_tap(x_record, x)
+            best = 0.0 if y_count < 2 * y_samples or x_count < 2 * x_samples else -inf  # a sample outside counts as 0
+            for k in range(valid):
+                grad, plane = grads + (k * rows * columns + bin_) * item, planes + k * area * item
+                from_ = source + (channel + k) * step
+                scatter_peak(y_taps, y_count, x_taps, x_count, best, grad, from_, plane, map_, t)
+
+
+# --- means of whole maps --------------------------------------------------------------------------------------------
+
+
+@routine()
+def sum_line(desc, grads, y_edges, x_edges, y, sums, width, channel, t):
+    """Sum what the bins of a row of cells give to each of them."""
+    channels = load_i64(desc, CHANNELS)
+    clear(sums, 8 * width)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+        first = channels * load_i64(level, FIRST) + channel * rows * columns
+        for row in range(rows):
+            top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
+            for column in range(columns if top <= y < bottom else 0):
+                left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
+                place = grads + (first + row * columns + column) * item_bytes(t)
+                share = load_number(place, t) / ((bottom - top) * (right - left)) if left < right else 0.0
+                for x in range(left, right):
+                    store_f64(sums, x, load_f64(sums, x) + share)
+
+
+@routine(types.int64)
+def next_change(desc, y_edges, y, height):
+    """Find the next row of cells that lies in other bins than row `y`."""
+    change = height
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        places = y_edges + 4 * load_i64(level, Y_EDGES)
+        for k in range(2 * load_i64(level, ROWS)):
+            edge = load_i32(places, k)
+            if y < edge < change:
+                change = edge
+    return change
+
+
+@routine()
+def spread_map(desc, planes, map_, row, channel, valid, sums, t):
+    """Write the gradient of a map's means. Rows in the same bins are equal. Bound: every cell is written once."""
+    height, width = load_i64(map_, 1), load_i64(map_, 2)
+    y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
+    x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
+    grads = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP)
+    line = sums + 8 * width
+    for k in range(valid):
+        y = 0
+        while y < height:
+            sum_line(desc, grads, y_edges, x_edges, y, sums, width, channel + k, t)
+            for x in range(width):
+                store_number(line + x * item_bytes(t), load_f64(sums, x), t)
+            change = next_change(desc, y_edges, y, height)
+            for i in range(y, change):
+                copy(planes + (k * height + i) * width * item_bytes(t), line, width * item_bytes(t))
+            y = change
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+@routine()
+def run_task(desc, task, worker, t):
+    """Sum the gradients of all windows of one map, one group of channels."""
+    blocks, what = load_i64(desc, BLOCKS), load_i64(desc, WHAT)
+    number, channel = task // blocks, task % blocks * GROUP
+    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
+    source = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
+    valid = min(GROUP, load_i64(desc, CHANNELS) - channel)
+    size = load_i64(map_, 1) * load_i64(map_, 2) * item_bytes(t)
+    planes = load_i64(load_i64(desc, OUT_AT), number) + channel * size
+    scratch = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+    starts = load_i64(desc, STARTS_AT)
+    if what != MEANS:
+        clear(planes, valid * size)
+    for i in range(load_i64(starts, number), load_i64(starts, number + 1)):
+        row = load_i64(load_i64(desc, ROWS_AT), i)
+        if what == MAXIMA:
+            scatter_window(desc, planes, map_, row, channel, valid, t)
+        elif what == PEAKS:
+            scatter_peaks(desc, planes, map_, source, row, channel, valid, t)
+        else:
+            spread_map(desc, planes, map_, row, channel, valid, scratch, t)
+
+
+def build(dtype, mode, narrow, digest):
+    """Make the Python function of the kernel, for `numba.cfunc`: (descriptor, task, worker)."""
+
+    def kernel(desc, task, worker):
+        run_task(desc, task, worker, reduction(dtype, mode, narrow, digest))
+
+    return kernel

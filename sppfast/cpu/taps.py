@@ -1,0 +1,419 @@
+"""Kernels of weighted cells: RoI align, and the gradients of means. An axis of a bin is a list of *taps*.
+
+A tap is a place along an axis and a weight. A bin is the sum (RoI align's max: the largest) of the cells where a tap of
+its row and a tap of its column meet, each times both weights; its gradient goes the same way back. Reducing rows first
+and columns then, which the weights allow, was tried: it saves few cells, and storing what lies between costs more.
+
+Samples are RoI align's: points between cells, each two taps of bilinear interpolation. Their arithmetic is that of
+torchvision and ONNX Runtime, in float32 (float64 for maps of float64), operation by operation. It takes as long as the
+reduction of one channel block, so that the taps of all windows are listed once, in a table, for all blocks.
+"""
+
+from math import ceil, inf
+
+from numba.core import types
+
+from .compile import routine
+from .kernels import (
+    BASE_AT,
+    BATCH_STEP,
+    BINS,
+    BLOCKS,
+    CHANNELS,
+    CHUNKS,
+    COLUMNS,
+    FIRST,
+    GRAD_AT,
+    GRAD_STEP,
+    LEVEL_BYTES,
+    LEVELS,
+    LEVELS_AT,
+    MAP_NUMBERS_AT,
+    MAPS_AT,
+    MAPS_STEP,
+    OUT_AT,
+    OUT_STEP,
+    RECORDS_AT,
+    ROWS,
+    ROWS_AT,
+    SAMPLING,
+    SCRATCH_AT,
+    SCRATCH_STEP,
+    SHARED,
+    STARTS_AT,
+    STREAM,
+    TABLE_AT,
+    TILE_CELLS,
+    WINDOWS,
+    WINDOWS_AT,
+    X_EDGES,
+    X_EDGES_AT,
+    X_EDGES_STEP,
+    Y_EDGES,
+    Y_EDGES_AT,
+    Y_EDGES_STEP,
+    pack,
+    prefetch_ends,
+    write,
+)
+from .lanes import (
+    accumulator_bytes,
+    add_weighted_cell,
+    cell_bytes,
+    is_sum,
+    item_bytes,
+    lane_count,
+    load_accumulator,
+    load_f64,
+    load_i32,
+    load_i64,
+    out_item_bytes,
+    reduction,
+    rounded,
+    settle,
+    start,
+    start_at,
+    store_accumulator,
+    store_f64,
+    store_i64,
+)
+
+TAP_BYTES = 16  # int64 place, float64 weight
+RECENT = 3  # taps that those after them are likely to meet again
+SLACK = 3.0  # samples, for the rounding of coordinates
+MANY = 2.0**31  # samples, more than are ever looked at
+
+
+@routine(types.int64)
+def count_samples(extent, bins, sampling, t):
+    """Count the samples of a bin along an axis."""
+    return sampling if sampling else ceil(min(rounded(extent / bins, t), MANY))
+
+
+@routine(types.int64)
+def add_tap(taps, count, place, weight, t):
+    """Add a tap to a list; for a sum to the weight of one of the last taps, if that has the same place."""
+    if is_sum(t):
+        for i in range(count - 1, max(0, count - RECENT) - 1, -1):
+            if load_i64(taps, 2 * i) == place:
+                store_f64(taps, 2 * i + 1, load_f64(taps, 2 * i + 1) + weight)
+                return count
+    store_i64(taps, 2 * count, place)
+    store_f64(taps, 2 * count + 1, weight)
+    return count + 1
+
+
+@routine(types.int64)
+def sample_taps(taps, limit, begin, extent, bins, bin_, samples, side, t):
+    """List the taps of a bin's samples; return how many. A sample further than a cell outside the map has none."""
+    size = rounded(extent / bins, t)
+    base = rounded(begin + rounded(bin_ * size, t), t)
+    first, last = 0, samples
+    if size > 0:  # samples near the map, and no others: a window may be far larger
+        first = int(max(min((-1 - base) / size * samples - SLACK, MANY), 0.0))
+        last = int(max(min((side - base) / size * samples + SLACK, samples), 0.0))
+    count = 0
+    for i in range(first, last):
+        at = rounded(base + rounded(rounded((i + 0.5) * size, t) / samples, t), t)
+        if at < -1 or at > side or count + 2 > limit:
+            continue
+        at = max(at, 0.0)
+        low = min(int(at), side - 1)
+        high = min(low + 1, side - 1)
+        fraction = 0.0 if low == high else at - low
+        count = add_tap(taps, count, low, rounded(1 - fraction, t), t)
+        count = add_tap(taps, count, high, fraction, t)
+    return count
+
+
+@routine(types.int64)
+def edge_taps(taps, places, bins, bin_):
+    """List the cells of a bin as taps of weight 1; return how many."""
+    begin = load_i32(places, bin_)
+    count = max(load_i32(places, bins + bin_) - begin, 0)
+    for i in range(count):
+        store_i64(taps, 2 * i, begin + i)
+        store_f64(taps, 2 * i + 1, 1.0)
+    return count
+
+
+# --- the table: of each level of each window a record for y and one for x ---------------------------------------------
+# A record: the number of each bin's first tap, and of all taps; then the taps of all bins.
+
+
+@routine(types.int64)
+def record_of(desc, row, level, axis):
+    """Address of a record; axis 0 is y."""
+    number = (row * load_i64(desc, LEVELS) + level) * 2 + axis
+    return load_i64(desc, TABLE_AT) + load_i64(load_i64(desc, RECORDS_AT), number)
+
+
+@routine(types.int64)
+def first_tap(record, bin_):
+    """Number of the first tap of a bin."""
+    return load_i64(record, bin_)
+
+
+@routine(types.int64)
+def taps_at(record, bins):
+    """Address of the taps of a record."""
+    return record + 8 * (bins + 1)
+
+
+@routine()
+def tabulate_edges(desc, level, row, record, bins, axis):
+    """Write the record of an axis of a window from its edges."""
+    places = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP) + 4 * load_i64(level, Y_EDGES)
+    if axis:
+        places = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP) + 4 * load_i64(level, X_EDGES)
+    total = 0
+    for bin_ in range(bins):
+        store_i64(record, bin_, total)
+        total += edge_taps(taps_at(record, bins) + total * TAP_BYTES, places, bins, bin_)
+    store_i64(record, bins, total)
+
+
+@routine(types.int64)
+def samples_of(desc, row, bins, axis, t):
+    """Count the samples of a bin along an axis, inside the map or not."""
+    extent = load_f64(load_i64(desc, WINDOWS_AT) + 32 * row + 16 * axis, 1)
+    return count_samples(extent, bins, load_i64(desc, SAMPLING), t)
+
+
+@routine()
+def tabulate_samples(desc, row, record, limit, bins, axis, side, t):
+    """Write the record of an axis of a window from its samples."""
+    window = load_i64(desc, WINDOWS_AT) + 32 * row + 16 * axis
+    begin, extent, samples = load_f64(window, 0), load_f64(window, 1), samples_of(desc, row, bins, axis, t)
+    total = 0
+    for bin_ in range(bins):
+        store_i64(record, bin_, total)
+        taps = taps_at(record, bins) + total * TAP_BYTES
+        total += sample_taps(taps, limit, begin, extent, bins, bin_, samples, side, t)
+    store_i64(record, bins, total)
+
+
+@routine()
+def run_tabulate(desc, task, worker, t):
+    """Write the records of a chunk of windows."""
+    chunks, windows = load_i64(desc, CHUNKS), load_i64(desc, WINDOWS)
+    for row in range(windows * task // chunks, windows * (task + 1) // chunks):
+        map_ = load_i64(desc, MAPS_AT) + load_i64(load_i64(desc, MAP_NUMBERS_AT), row) * load_i64(desc, MAPS_STEP)
+        for i in range(load_i64(desc, LEVELS)):
+            level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+            for axis in range(2):
+                bins, record = load_i64(level, ROWS + axis), record_of(desc, row, i, axis)
+                if load_i64(desc, SAMPLING) < 0:
+                    tabulate_edges(desc, level, row, record, bins, axis)
+                else:
+                    room = record_of(desc, row, i, axis + 1) - taps_at(record, bins)
+                    limit = room // TAP_BYTES // bins
+                    tabulate_samples(desc, row, record, limit, bins, axis, load_i64(map_, 1 + axis), t)
+
+
+# --- RoI align ------------------------------------------------------------------------------------------------------
+
+
+@routine()
+def gather_bin(y_taps, y_count, x_taps, x_count, bin_, held, lowest, tile, line, shared, left, t):
+    """Reduce the cells of a bin, on top of what is held; the tile has the map's rows, or those of the taps.
+
+    Bound: a load, a multiplication and an addition per line of every cell.
+    """
+    accumulator = load_accumulator(bin_, t) if held else start_at(lowest, t)
+    for i in range(y_count):
+        cells = tile + (load_i64(y_taps, 2 * i) if shared else i) * line - left * cell_bytes(t)
+        weight = load_f64(y_taps, 2 * i + 1)
+        for k in range(x_count):
+            cell = cells + load_i64(x_taps, 2 * k) * cell_bytes(t)
+            accumulator = add_weighted_cell(accumulator, cell, weight * load_f64(x_taps, 2 * k + 1), t)
+    store_accumulator(bin_, accumulator, t)
+
+
+@routine(types.int64)
+def first_place(taps, count):
+    """Find the least place of taps."""
+    least = load_i64(taps, 0) if count else 0
+    for i in range(1, count):
+        least = min(least, load_i64(taps, 2 * i))
+    return least
+
+
+@routine(types.int64)
+def last_place(taps, count):
+    """Find the place past the largest of taps."""
+    last = 0
+    for i in range(count):
+        last = max(last, load_i64(taps, 2 * i) + 1)
+    return last
+
+
+@routine()
+def gather_level(desc, number, row, tile, bins, map_, address, channel, t):
+    """Reduce the bins of a level of a window."""
+    level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * number
+    rows, columns, shared = load_i64(level, ROWS), load_i64(level, COLUMNS), load_i64(desc, SHARED)
+    y_record, x_record = record_of(desc, row, number, 0), record_of(desc, row, number, 1)
+    x_taps, x_total = taps_at(x_record, columns), first_tap(x_record, columns)
+    y_samples, x_samples = samples_of(desc, row, rows, 0, t), samples_of(desc, row, columns, 1, t)
+    width, channels = load_i64(map_, 2), load_i64(desc, CHANNELS)
+    left = 0 if shared else first_place(x_taps, x_total)
+    wide = width if shared else max(last_place(x_taps, x_total) - left, 1)
+    room, line = load_i64(desc, TILE_CELLS) // wide, wide * cell_bytes(t)
+    for y in range(rows):
+        y_taps = taps_at(y_record, rows) + first_tap(y_record, y) * TAP_BYTES
+        found = first_tap(y_record, y + 1) - first_tap(y_record, y)
+        held = 0
+        while held == 0 or held < found:
+            group, taps = min(found - held, room), y_taps + held * TAP_BYTES
+            for i in range(0 if shared else group):
+                at = load_i64(taps, 2 * i)
+                pack(tile + i * line, map_, address, channel, channels, at, at + 1, left, left + wide, t)
+            for x in range(columns):
+                first, there = first_tap(x_record, x), first_tap(x_record, x + 1) - first_tap(x_record, x)
+                whole = there > 0 and found > 0 and found == 2 * y_samples and there == 2 * x_samples
+                lowest = -inf if whole and not is_sum(t) else 0.0  # a sample outside the map counts as 0
+                bin_, places = bins + (y * columns + x) * accumulator_bytes(t), x_taps + first * TAP_BYTES
+                gather_bin(taps, group, places, there, bin_, held, lowest, tile, line, shared, left, t)
+            held += max(group, 1)
+    for i in range(rows * columns):
+        settle(bins + i * accumulator_bytes(t), max(y_samples * x_samples, 1), t)
+
+
+@routine()
+def gather_window(desc, row, tile, bins, flat, map_, address, channel, t):
+    """Align a window: one channel block of its row of the result."""
+    channels = load_i64(desc, CHANNELS)
+    valid = min(lane_count(t), channels - channel)
+    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
+    if load_i64(desc, STREAM):
+        prefetch_ends(desc, row, channel, t)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        gather_level(desc, i, row, tile, bins, map_, address, channel, t)
+        place = out + (channels * first + channel * count) * out_item_bytes(t)
+        write(place, flat, bins, count, valid, load_i64(desc, STREAM), False, t)
+
+
+@routine()
+def run_gather(desc, task, worker, t):
+    """Align a chunk of the windows of one map, one channel block."""
+    chunks, blocks = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
+    chunk, channel = task % chunks, task // chunks % blocks * lane_count(t)
+    number = task // chunks // blocks
+    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
+    address = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
+    starts = load_i64(desc, STARTS_AT)
+    begin = load_i64(starts, number)
+    count = load_i64(starts, number + 1) - begin
+    first, last = begin + count * chunk // chunks, begin + count * (chunk + 1) // chunks
+    tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+    bins = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
+    flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
+    if load_i64(desc, SHARED) and first < last:
+        height, width = load_i64(map_, 1), load_i64(map_, 2)
+        pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
+    for i in range(first, last):
+        row = load_i64(load_i64(desc, ROWS_AT), i)
+        gather_window(desc, row, tile, bins, flat, map_, address, channel, t)
+
+
+# --- the gradient of means ------------------------------------------------------------------------------------------
+
+
+@routine()
+def spread_bin(y_taps, y_count, x_taps, x_count, cell, area, tile, width, t):
+    """Add the gradient of a bin to its cells. Bound: for each cell a load, an addition and a store per line."""
+    for i in range(y_count):
+        line, weight = tile + load_i64(y_taps, 2 * i) * width * accumulator_bytes(t), load_f64(y_taps, 2 * i + 1) / area
+        for k in range(x_count):
+            place = line + load_i64(x_taps, 2 * k) * accumulator_bytes(t)
+            sum_ = add_weighted_cell(load_accumulator(place, t), cell, weight * load_f64(x_taps, 2 * k + 1), t)
+            store_accumulator(place, sum_, t)
+
+
+@routine()
+def spread_level(desc, number, row, tile, cells, width, t):
+    """Add the gradients of a level's bins to the cells at their taps."""
+    level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * number
+    rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+    sampled = load_i64(desc, SAMPLING) >= 0
+    y_record, x_record = record_of(desc, row, number, 0), record_of(desc, row, number, 1)
+    samples = samples_of(desc, row, rows, 0, t) * samples_of(desc, row, columns, 1, t) if sampled else 0
+    for i in range(rows * columns):
+        y, x = i // columns, i % columns
+        y_first, x_first = first_tap(y_record, y), first_tap(x_record, x)
+        y_count, x_count = first_tap(y_record, y + 1) - y_first, first_tap(x_record, x + 1) - x_first
+        y_taps, x_taps = taps_at(y_record, rows) + y_first * TAP_BYTES, taps_at(x_record, columns) + x_first * TAP_BYTES
+        area = samples if sampled else y_count * x_count
+        spread_bin(y_taps, y_count, x_taps, x_count, cells + i * cell_bytes(t), area, tile, width, t)
+
+
+@routine()
+def spread_window(desc, row, tile, cells, run, width, channel, t):
+    """Add the gradients of a window's bins, one channel block, to the cells of the map.
+
+    To `pack` the bins of a level are a map of one row, `run`.
+    """
+    channels, item = load_i64(desc, CHANNELS), item_bytes(t)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        store_i64(run, 3, count * item)
+        store_i64(run, 4, count * item)
+        store_i64(run, 5, item)
+        grad = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP) + channels * first * item
+        pack(cells, run, grad, channel, channels, 0, 1, 0, count, t)
+        spread_level(desc, i, row, tile, cells, width, t)
+
+
+@routine()
+def run_spread(desc, task, worker, t):
+    """Sum the gradients of all windows of one map, one channel block: no other task writes there."""
+    blocks = load_i64(desc, BLOCKS)
+    number, channel = task // blocks, task % blocks * lane_count(t)
+    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
+    area = load_i64(map_, 1) * load_i64(map_, 2)
+    channels = load_i64(desc, CHANNELS)
+    tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+    flat = tile + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)
+    cells = flat + load_i64(desc, TILE_CELLS) * lane_count(t) * out_item_bytes(t)
+    run = cells + load_i64(desc, BINS) * cell_bytes(t)
+    for i in range(area):
+        store_accumulator(tile + i * accumulator_bytes(t), start(t), t)
+    starts = load_i64(desc, STARTS_AT)
+    for i in range(load_i64(starts, number), load_i64(starts, number + 1)):
+        row = load_i64(load_i64(desc, ROWS_AT), i)
+        spread_window(desc, row, tile, cells, run, load_i64(map_, 2), channel, t)
+    for i in range(area):
+        settle(tile + i * accumulator_bytes(t), 1, t)
+    out = load_i64(load_i64(desc, OUT_AT), number) + channel * area * out_item_bytes(t)
+    write(out, flat, tile, area, min(lane_count(t), channels - channel), load_i64(desc, STREAM), False, t)
+
+
+def build_tabulate(dtype, mode, narrow, digest):
+    """Make the Python function of the table's kernel, for `numba.cfunc`: (descriptor, task, worker)."""
+
+    def kernel(desc, task, worker):
+        run_tabulate(desc, task, worker, reduction(dtype, mode, narrow, digest))
+
+    return kernel
+
+
+def build_gather(dtype, mode, narrow, digest):
+    """Make the Python function of RoI align's kernel, for `numba.cfunc`: (descriptor, task, worker)."""
+
+    def kernel(desc, task, worker):
+        run_gather(desc, task, worker, reduction(dtype, mode, narrow, digest))
+
+    return kernel
+
+
+def build_spread(dtype, mode, narrow, digest):
+    """Make the Python function of the gradient of means, for `numba.cfunc`: (descriptor, task, worker)."""
+
+    def kernel(desc, task, worker):
+        run_spread(desc, task, worker, reduction(dtype, mode, narrow, digest))
+
+    return kernel

@@ -1,0 +1,286 @@
+"""From arrays to the kernels of weighted cells and of gradients."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import LINE_BYTES, Maps, address_of
+from ..plan import Plan, Samples
+from . import kernels, scatter, taps
+from .kernels import COLUMNS, ROWS, X_EDGES, Y_EDGES
+from .launch import (
+    NARROW_BYTES,
+    SERIAL_ITEMS,
+    SHARED_BYTES,
+    SPILL,
+    STREAM_BYTES,
+    TILE_BYTES,
+    Kernel,
+    Launch,
+    count_chunks,
+    edge_fields,
+    fill_fields,
+    kernel_of,
+    level_fields,
+    map_fields,
+    run,
+)
+from .order import order_by_map
+
+WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
+TABLE_BYTES = 2**25  # of taps, at a time
+TABLE_WINDOWS = 64  # for a task that lists taps
+
+
+class Table:
+    """The taps of all windows, listed, and what a kernel must know to find them."""
+
+    def __init__(
+        self, maps: Maps, plan: Plan | Samples, index: NDArray[np.int64], mode: str, workers: int | None
+    ) -> None:
+        sizes = _record_bytes(plan, maps, index)
+        self.memory = np.empty(int(sizes.sum()), dtype=np.uint8)
+        self.records = np.concatenate([[0], np.cumsum(sizes)])
+        self.fields = {
+            **_window_fields(plan),
+            **map_fields(maps),
+            kernels.TABLE_AT: address_of(self.memory),
+            kernels.RECORDS_AT: address_of(self.records),
+        }
+        chunks = -(-len(index) // TABLE_WINDOWS)
+        own = {kernels.CHUNKS: chunks, kernels.WINDOWS: len(index), kernels.MAP_NUMBERS_AT: address_of(index)}
+        precision = "float64" if maps.dtype.itemsize == 8 else "float32"
+        launch = Launch(
+            kernel_of(precision, mode, 0, taps.build_tabulate),
+            fill_fields(self.fields | own),
+            chunks,
+            parallel=chunks > 1,
+            scratch_bytes=0,
+            order=None,
+        )
+        run(launch, launch.fields, workers)
+
+
+def align_maps(
+    kept: Any,
+    maps: Maps,
+    samples: Samples,
+    index: NDArray[np.int64],
+    mode: str,
+    target: NDArray[Any],
+    workers: int | None,
+) -> None:
+    """Align every window into its row of the target; `mode` is ``"avg"`` or ``"peak"``.
+
+    So many windows at a time that their table stays small.
+    """
+    if not target.size:
+        return
+    sizes = _record_bytes(samples, maps, index).sum(axis=(1, 2))
+    parts = np.cumsum(sizes) // TABLE_BYTES
+    cuts = [0, *(np.flatnonzero(np.diff(parts)) + 1), len(index)]
+    for first, last in pairwise(cuts):
+        part = Samples(samples.windows[first:last], samples.ratio, samples.levels, samples.bins)
+        _align_part(kept, maps, part, index[first:last], mode, target[first:last], workers)
+
+
+def _align_part(
+    kept: Any,
+    maps: Maps,
+    samples: Samples,
+    index: NDArray[np.int64],
+    mode: str,
+    target: NDArray[Any],
+    workers: int | None,
+) -> None:
+    kernel = kernel_of(maps.name, mode, _narrow(maps), taps.build_gather)
+    table = Table(maps, samples, index, mode, workers)
+    shared = maps.largest * kernel.cell_bytes <= SHARED_BYTES
+    tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, int(maps.widths.max()))
+    bins = samples.bins + SPILL
+    parallel = target.size >= SERIAL_ITEMS
+    blocks = -(-maps.channels // kernel.lanes)
+    chunks = count_chunks(len(index), maps.count * blocks) if parallel else 1
+    fields = {
+        kernels.BASE_AT: 0 if maps.ragged else address_of(kept),
+        kernels.OUT_AT: address_of(target),
+        kernels.OUT_STEP: target.strides[0],
+        kernels.BLOCKS: blocks,
+        kernels.CHUNKS: chunks,
+        kernels.SHARED: shared,
+        kernels.STREAM: target.nbytes >= STREAM_BYTES,
+        kernels.TILE_CELLS: tile,
+        kernels.BINS: bins,
+    }
+    scratch = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes)
+    _run(kernel, maps, table, index, fields, maps.count * blocks * chunks, parallel, scratch, workers)
+
+
+def spread_means(
+    grad: NDArray[Any],
+    maps: Maps,
+    plan: Plan | Samples,
+    index: NDArray[np.int64],
+    targets: list[NDArray[Any]],
+    workers: int | None,
+) -> None:
+    """Add the gradients of the windows' means, rows of `grad`, up in the targets, contiguous (C, H, W) arrays."""
+    narrow = _narrow(maps) or int(maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES)
+    kernel = kernel_of(maps.name, "avg", narrow, taps.build_spread)
+    table = Table(maps, plan, index, "avg", workers)
+    cells, bins = maps.largest + SPILL, plan.bins + SPILL
+    blocks = -(-maps.channels // kernel.lanes)
+    addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
+    size = grad.size + sum(target.size for target in targets)
+    fields = {
+        kernels.GRAD_AT: address_of(grad),
+        kernels.GRAD_STEP: grad.strides[0],
+        kernels.OUT_AT: address_of(addresses),
+        kernels.BLOCKS: blocks,
+        kernels.STREAM: size * maps.dtype.itemsize >= STREAM_BYTES,
+        kernels.TILE_CELLS: cells,
+        kernels.BINS: bins,
+    }
+    scratch = cells * (kernel.bin_bytes + kernel.result_bytes) + bins * kernel.cell_bytes + LINE_BYTES
+    _run(kernel, maps, table, index, fields, maps.count * blocks, size >= SERIAL_ITEMS, scratch, workers)
+
+
+def scatter_maxima(
+    grad: NDArray[Any],
+    indices: NDArray[np.int32],
+    maps: Maps,
+    plan: Plan,
+    index: NDArray[np.int64],
+    targets: list[NDArray[Any]],
+    workers: int | None,
+) -> int:
+    """Add the gradients to the cells that were maxima; return one more than a row with a wrong index, or 0."""
+    status = np.zeros(1, dtype=np.int64)
+    fields = {
+        **level_fields(plan.levels),
+        **map_fields(maps),
+        kernels.WHAT: scatter.MAXIMA,
+        kernels.INDEX_AT: address_of(indices),
+        kernels.INDEX_STEP: indices.strides[0],
+        kernels.STATUS_AT: address_of(status),
+    }
+    _scatter(grad, maps, fields, None, index, targets, 0, workers)
+    return int(status[0])
+
+
+def scatter_peaks(
+    grad: NDArray[Any],
+    kept: Any,
+    maps: Maps,
+    samples: Samples,
+    index: NDArray[np.int64],
+    targets: list[NDArray[Any]],
+    workers: int | None,
+) -> None:
+    """Add the gradients of RoI align's maxima to the cells that they came from."""
+    table = Table(maps, samples, index, "peak", workers)
+    fields = {kernels.WHAT: scatter.PEAKS, kernels.BASE_AT: 0 if maps.ragged else address_of(kept)}
+    _scatter(grad, maps, fields, table, index, targets, 0, workers)
+
+
+def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArray[Any]], workers: int | None) -> None:
+    """Write the gradients of the means of whole maps; the plan has a row for each map, or one for all."""
+    fields = {**edge_fields(plan), **map_fields(maps), kernels.WHAT: scatter.MEANS}
+    _scatter(grad, maps, fields, None, np.arange(maps.count), targets, 16 * int(maps.widths.max()), workers)
+
+
+def _scatter(
+    grad: NDArray[Any],
+    maps: Maps,
+    fields: dict[int, int],
+    table: Table | None,
+    index: NDArray[np.int64],
+    targets: list[NDArray[Any]],
+    scratch: int,
+    workers: int | None,
+) -> None:
+    kernel = kernel_of(maps.name, "peak", 0, scatter.build)
+    blocks = -(-maps.channels // scatter.GROUP)
+    addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
+    fields |= {
+        kernels.BLOCKS: blocks,
+        kernels.GRAD_AT: address_of(grad),
+        kernels.GRAD_STEP: grad.strides[0],
+        kernels.OUT_AT: address_of(addresses),
+    }
+    parallel = grad.size + sum(target.size for target in targets) >= SERIAL_ITEMS
+    _run(kernel, maps, table, index, fields, maps.count * blocks, parallel, scratch, workers)
+
+
+def _run(
+    kernel: Kernel,
+    maps: Maps,
+    table: Table | None,
+    index: NDArray[np.int64],
+    fields: dict[int, int],
+    tasks: int,
+    parallel: bool,
+    scratch: int,
+    workers: int | None,
+) -> None:
+    """Do the tasks of a kernel whose windows are ordered by map."""
+    order = order_by_map(index, maps.count)
+    step = -(-scratch // LINE_BYTES) * LINE_BYTES
+    values = {
+        **(table.fields if table else {}),
+        **fields,
+        kernels.STARTS_AT: address_of(order.starts),
+        kernels.ROWS_AT: address_of(order.rows),
+        kernels.SCRATCH_STEP: step,
+    }
+    launch = Launch(kernel, fill_fields(values), tasks, parallel, step, order)
+    run(launch, launch.fields, workers)
+
+
+def _narrow(maps: Maps) -> int:
+    return int(maps.channels <= NARROW_BYTES // maps.dtype.itemsize)
+
+
+def _window_fields(plan: Plan | Samples) -> dict[int, int]:
+    if isinstance(plan, Plan):
+        return {kernels.SAMPLING: -1, **edge_fields(plan)}
+    return {
+        kernels.SAMPLING: plan.ratio,
+        kernels.WINDOWS_AT: address_of(plan.windows),
+        **level_fields(plan.levels),
+    }
+
+
+def _record_bytes(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Size of each record of the table, (R, L, 2)."""
+    bins = plan.levels[:, [ROWS, COLUMNS]]
+    if isinstance(plan, Plan):
+        count = np.stack(
+            [_edge_taps(plan.y_edges, plan, Y_EDGES, ROWS), _edge_taps(plan.x_edges, plan, X_EDGES, COLUMNS)], 2
+        )
+    else:
+        count = _sample_taps(plan, bins, maps, index)
+    return 8 * (bins + 1) + taps.TAP_BYTES * count
+
+
+def _edge_taps(edges: NDArray[np.int32], plan: Plan, places: int, counts: int) -> NDArray[np.int64]:
+    """Count the cells of all bins of each level along an axis, (R, L)."""
+    levels = [(place, place + n, place + 2 * n) for place, n in plan.levels[:, [places, counts]]]
+    cells = [np.maximum(edges[:, b:c] - edges[:, a:b], 0).sum(axis=1, dtype=np.int64) for a, b, c in levels]
+    return np.stack(cells, axis=1)
+
+
+def _sample_taps(samples: Samples, bins: NDArray[np.int64], maps: Maps, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the taps of all bins of each level along both axes, at most, (R, L, 2)."""
+    if samples.ratio:
+        return np.broadcast_to(2 * samples.ratio * bins, (len(index), *bins.shape))
+    sides = np.stack([maps.heights, maps.widths], axis=-1)[index if maps.ragged else [0] * len(index)]
+    extents = samples.windows[:, 1::2][:, None]
+    # Samples of a bin are at least half a cell apart: no more of them lie near the map.
+    near = np.minimum(np.ceil(extents / bins) + 1, 2 * sides[:, None] + 8).astype(np.int64)
+    count: NDArray[np.int64] = 2 * bins * near
+    return count

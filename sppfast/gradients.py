@@ -1,0 +1,329 @@
+"""Gradients of the public operators: from a gradient with respect to a result to that with respect to the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .arrays import LAYOUTS, Maps, take_maps
+from .geometry import ConvGeometry
+from .memory import allocate
+from .plan import Plan
+from .pooling import (
+    INDEX_DTYPE,
+    MAX_INDEX,
+    MODES,
+    backend,
+    check_out,
+    check_workers,
+    plan_maps,
+    plan_samples,
+    plan_windows,
+    pool,
+    roi_pool,
+)
+from .pyramid import Levels, Pyramid, as_pyramid, one_of
+
+Array: TypeAlias = NDArray[Any]
+Gradient: TypeAlias = Array | Sequence[Array]
+
+
+def pool_backward(
+    grad: Gradient,
+    x: Array | Sequence[Array],
+    levels: Levels = (4, 2, 1),
+    *,
+    indices: Gradient | None = None,
+    mode: str = "max",
+    bins: str = "adaptive",
+    layout: str = "NCHW",
+    out: Any = None,
+    workers: int | None = None,
+) -> Any:
+    """Gradient of `pool` with respect to its maps.
+
+    Parameters
+    ----------
+    grad : ndarray or tuple of ndarray
+        Gradient with respect to the result, in either of its forms: flat, or one array per level.
+    x : ndarray or sequence of ndarray
+        The maps that were pooled, of a floating dtype. For ``mode="avg"``, or with `indices`, only their shapes count.
+    levels, mode, bins, layout, workers
+        As they were given to `pool`.
+    indices : ndarray or tuple of ndarray, optional
+        What ``return_indices=True`` gave, in either form: saves looking for the maxima again (``mode="max"`` only).
+    out : ndarray, optional
+        Where to put the gradient, of the shape and dtype of `x`; for a sequence of maps a sequence.
+
+    Returns
+    -------
+    ndarray, or list of ndarray for a sequence of maps
+        Of the shape and dtype of `x`. Where bins overlap their gradients are summed, always in the same order: the bits
+        do not depend on `workers`. A maximum's gradient goes to the first of equal cells. In memory the channels come
+        first whatever the layout: with ``layout="NHWC"`` the result is a view.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of the above; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, sppfast
+    >>> x = np.random.default_rng(0).random((2, 256, 13, 20), dtype=np.float32)
+    >>> grad = np.ones_like(sppfast.pool(x, (4, 2, 1)))
+    >>> sppfast.pool_backward(grad, x, (4, 2, 1)).shape
+    (2, 256, 13, 20)
+    """
+    pyramid, kept, maps = _take(x, levels, bins, mode, layout, indices)
+    threads = check_workers(workers)
+    plan = plan_maps(pyramid, maps, mode)
+    rows = _take_grad(grad, pyramid, maps, maps.count, layout, maps.single)
+    if mode == "avg":
+        targets = _Targets(out, kept, maps, layout, [rows])
+        backend("weigh").spread_maps(rows, _in_single(maps), plan, targets.planes, threads)
+        return targets.present()
+    if indices is None:
+        indices = pool(x, pyramid.levels, bins=bins, layout=layout, return_indices=True, workers=workers)[1]
+    places = _take_indices(indices, pyramid, maps, maps.count, layout, maps.single)
+    targets = _Targets(out, kept, maps, layout, [rows, places])
+    _scatter_maxima(rows, places, maps, plan, np.arange(maps.count), targets, threads)
+    return targets.present()
+
+
+def roi_pool_backward(
+    grad: Gradient,
+    x: Array | Sequence[Array],
+    rois: ArrayLike | Sequence[ArrayLike],
+    levels: Levels = (6, 3, 2, 1),
+    *,
+    indices: Gradient | None = None,
+    geometry: float | ConvGeometry = 16,
+    rounding: str = "sppnet",
+    batch_index: ArrayLike | None = None,
+    mode: str = "max",
+    layout: str = "NCHW",
+    out: Any = None,
+    workers: int | None = None,
+) -> Any:
+    """Gradient of `roi_pool` with respect to its maps; windows that overlap are summed.
+
+    Parameters
+    ----------
+    grad, x, indices, out
+        As in `pool_backward`.
+    rois, levels, geometry, rounding, batch_index, mode, layout, workers
+        As they were given to `roi_pool`.
+
+    Returns
+    -------
+    ndarray, or list of ndarray for a sequence of maps
+        As in `pool_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of the above; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, sppfast
+    >>> x = np.random.default_rng(0).random((256, 38, 63), dtype=np.float32)
+    >>> rois = np.array([[0, 0, 223, 223], [100, 50, 400, 600]])
+    >>> y, indices = sppfast.roi_pool(x, rois, (6, 3, 2, 1), return_indices=True)
+    >>> sppfast.roi_pool_backward(np.ones_like(y), x, rois, (6, 3, 2, 1), indices=indices).shape
+    (256, 38, 63)
+    """
+    pyramid, kept, maps = _take(x, levels, "adaptive", mode, layout, indices)
+    threads = check_workers(workers)
+    plan, index = plan_windows(pyramid, rois, batch_index, maps, geometry, rounding, mode)
+    rows = _take_grad(grad, pyramid, maps, len(index), layout)
+    if mode == "avg":
+        targets = _Targets(out, kept, maps, layout, [rows])
+        backend("weigh").spread_means(rows, _in_single(maps), plan, index, targets.planes, threads)
+        return targets.present()
+    if indices is None:
+        windows: dict[str, Any] = {"geometry": geometry, "rounding": rounding, "batch_index": batch_index}
+        windows |= {"layout": layout, "workers": workers}
+        indices = roi_pool(x, rois, pyramid.levels, return_indices=True, **windows)[1]
+    places = _take_indices(indices, pyramid, maps, len(index), layout)
+    targets = _Targets(out, kept, maps, layout, [rows, places])
+    _scatter_maxima(rows, places, maps, plan, index, targets, threads)
+    return targets.present()
+
+
+def roi_align_backward(
+    grad: Gradient,
+    x: Array | Sequence[Array],
+    rois: ArrayLike | Sequence[ArrayLike],
+    levels: Levels = (7,),
+    *,
+    geometry: float | ConvGeometry = 16,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    batch_index: ArrayLike | None = None,
+    mode: str = "avg",
+    layout: str = "NCHW",
+    out: Any = None,
+    workers: int | None = None,
+) -> Any:
+    """Gradient of `roi_align` with respect to its maps; windows that overlap are summed.
+
+    Parameters
+    ----------
+    grad, out
+        As in `pool_backward`.
+    x : ndarray or sequence of ndarray
+        The maps that were aligned, of a floating dtype. For ``mode="avg"`` only their shapes count.
+    rois, levels, geometry, sampling_ratio, aligned, batch_index, mode, layout, workers
+        As they were given to `roi_align`.
+
+    Returns
+    -------
+    ndarray, or list of ndarray for a sequence of maps
+        As in `pool_backward`. With ``mode="max"`` a bin's gradient goes to the first of its largest weighted cells.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of the above; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, sppfast
+    >>> x = np.random.default_rng(0).random((256, 38, 63), dtype=np.float32)
+    >>> rois = np.array([[0, 0, 223.5, 223.5], [100, 50, 400, 600]])
+    >>> grad = np.ones((2, 256 * 49), np.float32)
+    >>> sppfast.roi_align_backward(grad, x, rois, 7).shape
+    (256, 38, 63)
+    """
+    pyramid, kept, maps = _take(x, levels, "adaptive", mode, layout, None)
+    threads = check_workers(workers)
+    samples, index = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
+    rows = _take_grad(grad, pyramid, maps, len(index), layout)
+    sources = kept if maps.ragged else [kept]
+    targets = _Targets(out, kept, maps, layout, [rows, *sources])
+    if mode == "avg":
+        backend("weigh").spread_means(rows, _in_single(maps), samples, index, targets.planes, threads)
+        return targets.present()
+    if maps.dtype.itemsize == 2:
+        sources = [array.astype(np.float32) for array in sources]
+        kept, maps = take_maps(sources if maps.ragged else sources[0], layout)
+    backend("weigh").scatter_peaks(rows, kept, maps, samples, index, targets.planes, threads)
+    return targets.present()
+
+
+def _take(x: Any, levels: Levels, bins: str, mode: str, layout: str, indices: Any) -> tuple[Pyramid, Any, Maps]:
+    """Check what all three have in common."""
+    one_of("mode", mode, MODES)
+    one_of("layout", layout, LAYOUTS)
+    pyramid = as_pyramid(levels, bins)
+    kept, maps = take_maps(x, layout)
+    if maps.dtype.kind in "biu":
+        raise TypeError(f"x: only maps of floats have a gradient, got {maps.dtype}")
+    if indices is not None and mode != "max":
+        raise ValueError(f"indices: only mode='max' has indices, got mode={mode!r}")
+    return pyramid, kept, maps
+
+
+def _in_single(maps: Maps) -> Maps:
+    """The same maps, in the precision that gradients are summed in: at least float32's."""
+    return maps if maps.dtype.itemsize > 2 else replace(maps, dtype=np.dtype(np.float32), name="float32")
+
+
+def _take_rows(name: str, value: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool) -> Array:
+    """Bring a result's two forms into one, rows (count, F)."""
+    length = pyramid.output_length(maps.channels)
+    shape = (length,) if single else (count, length)
+    if isinstance(value, tuple | list):
+        rows = np.empty(shape, np.asarray(value[0]).dtype if value else maps.dtype)
+        views = pyramid.split(rows, maps.channels, layout)
+        if len(value) != len(views):
+            raise ValueError(f"{name}: expected an array for each of {len(views)} levels, got {len(value)}")
+        for i, (view, part) in enumerate(zip(views, value, strict=True)):
+            if np.shape(part) != view.shape:
+                raise ValueError(f"{name}[{i}]: expected shape {view.shape}, got {np.shape(part)}")
+            view[...] = part
+        value = rows
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: expected a numpy array or a tuple of them, got {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
+    return value.reshape(count, length)
+
+
+def _take_grad(grad: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool = False) -> Array:
+    rows = _take_rows("grad", grad, pyramid, maps, count, layout, single)
+    if rows.dtype.newbyteorder("=") != maps.dtype:
+        raise TypeError(f"grad: expected dtype {maps.dtype} as the maps, got {rows.dtype}")
+    return np.ascontiguousarray(rows, dtype=_in_single(maps).dtype)
+
+
+def _take_indices(indices: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool = False) -> Array:
+    rows = _take_rows("indices", indices, pyramid, maps, count, layout, single)
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"indices: expected integers, got dtype {rows.dtype}")
+    if rows.dtype != INDEX_DTYPE and rows.size and not -1 <= rows.min() <= rows.max() <= MAX_INDEX:
+        raise ValueError(f"indices: from {rows.min()} to {rows.max()}, expected -1 to {MAX_INDEX}")
+    return np.ascontiguousarray(rows, dtype=INDEX_DTYPE)
+
+
+class _Targets:
+    """Where gradients are written: planes, contiguous (C, H, W) arrays, one for each map."""
+
+    def __init__(self, out: Any, kept: Any, maps: Maps, layout: str, sources: Sequence[Array]) -> None:
+        self.maps, self.layout = maps, layout
+        dtype = _in_single(maps).dtype
+        shapes = [array.shape for array in kept] if maps.ragged else [kept.shape]
+        self.outs = _check_outs(out, shapes, maps)
+        self.arrays = []
+        for i, shape in enumerate(shapes):
+            own = self._first(self.outs[i]) if self.outs else None
+            usable = own is not None and own.flags.c_contiguous and own.dtype == dtype
+            if own is None or not usable or any(np.may_share_memory(own, source) for source in sources):
+                own = allocate(self._first_shape(shape), dtype)
+            self.arrays.append(own)
+        size = (maps.count, maps.channels)
+        self.planes = self.arrays if maps.ragged else list(self.arrays[0].reshape(*size, *self.arrays[0].shape[-2:]))
+
+    def present(self) -> Any:
+        """Give the gradients the form of the maps."""
+        results = [array.astype(self.maps.dtype, copy=False) for array in self.arrays]
+        results = [array if self.layout == "NCHW" else np.moveaxis(array, -3, -1) for array in results]
+        if self.outs:
+            for out, result in zip(self.outs, results, strict=True):
+                if not np.shares_memory(out, result):
+                    out[...] = result
+            results = self.outs
+        return results if self.maps.ragged else results[0]
+
+    def _first(self, array: Array) -> Array:
+        """Channels first."""
+        return array if self.layout == "NCHW" else np.moveaxis(array, -1, -3)
+
+    def _first_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape if self.layout == "NCHW" else (*shape[:-3], shape[-1], *shape[-3:-1])
+
+
+def _check_outs(out: Any, shapes: list[tuple[int, ...]], maps: Maps) -> list[Array]:
+    if out is None:
+        return []
+    if not maps.ragged:
+        return [check_out("out", out, shapes[0], maps.dtype)]
+    if not isinstance(out, Sequence) or len(out) != len(shapes):
+        raise TypeError(f"out: expected a sequence of {len(shapes)} numpy arrays, as the maps")
+    return [
+        check_out(f"out[{i}]", own, shape, maps.dtype) for i, (own, shape) in enumerate(zip(out, shapes, strict=True))
+    ]
+
+
+def _scatter_maxima(
+    rows: Array, places: Array, maps: Maps, plan: Plan, index: Array, targets: _Targets, threads: Any
+) -> None:
+    wrong = backend("weigh").scatter_maxima(rows, places, _in_single(maps), plan, index, targets.planes, threads)
+    if wrong:
+        raise ValueError(f"indices[{wrong - 1}]: not all lie in the map, or are -1")
