@@ -28,7 +28,7 @@ from .lanes import (
     load_i32,
     load_i64,
     out_item_bytes,
-    prefetch,
+    prefetch_write,
     reduced_bytes,
     reduction,
     settle,
@@ -79,9 +79,10 @@ from .lanes import (
     GRAD_AT,  # gradients of the result
     GRAD_STEP,
     WHAT,  # is scattered, see `scatter`
+    LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     FIELDS,
-) = range(38)
+) = range(39)
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
@@ -312,7 +313,7 @@ def prefetch_ends(desc, row, channel, t):
         place = out + (channels * first + channel * count) * out_item_bytes(t)
         for end in (place, place + valid * count * out_item_bytes(t)):
             if end % LINE_BYTES:
-                prefetch(end)
+                prefetch_write(end)
 
 
 @routine()

@@ -384,6 +384,42 @@ def store_number(typingctx: Any, address: Any, value: Any, t: Any) -> Any:
 
 
 @intrinsic
+def add_item(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
+    """Add one element of float32 or float64 to another."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        ty = F64 if t.bits == 64 else F32
+        _store(builder, args[0], builder.fadd(_load(builder, args[0], ty), _load(builder, args[1], ty)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def add_weighted_numbers(typingctx: Any, target: Any, source: Any, weight: Any) -> Any:
+    """Add as many float64 as a cache line has, weighted, to others."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        ty = ir.VectorType(F64, LINE_BYTES // 8)
+        value = builder.fmul(_load(builder, args[1], ty), _splat(builder, args[2], ty.count))
+        _store(builder, args[0], builder.fadd(_load(builder, args[0], ty), value))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float64), codegen
+
+
+@intrinsic
+def store_numbers(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
+    """Store as many float64 as a cache line has, rounded to a floating dtype."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store(builder, args[0], _narrow(builder, _load(builder, args[1], ir.VectorType(F64, LINE_BYTES // 8)), t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
 def rounded(typingctx: Any, value: Any, t: Any) -> Any:
     """Round to the precision of coordinates: float32, but for maps of float64 theirs."""
 
@@ -452,18 +488,23 @@ clear_byte = _clear_intrinsic("clear_byte", 1)
 clear_line = _clear_intrinsic("clear_line", LINE_BYTES)
 
 
-@intrinsic
-def prefetch(typingctx: Any, address: Any) -> Any:
-    """Have a cache line on its way here when it is written."""
+def _prefetch_intrinsic(name: str, write: bool) -> Any:
+    def typing(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            pointer = ir.IntType(8).as_pointer()
+            ty = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
+            function = cgutils.get_or_insert_function(builder.module, ty, "llvm.prefetch.p0i8")
+            builder.call(function, [builder.inttoptr(args[0], pointer), I32(int(write)), I32(3), I32(1)])
+            return context.get_dummy_value()
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = ir.IntType(8).as_pointer()
-        ty = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, ty, "llvm.prefetch.p0i8")
-        builder.call(function, [builder.inttoptr(args[0], pointer), I32(1), I32(3), I32(1)])
-        return context.get_dummy_value()
+        return types.void(types.int64), codegen
 
-    return types.void(types.int64), codegen
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+prefetch_read = _prefetch_intrinsic("prefetch_read", False)  # a cache line that will be read
+prefetch_write = _prefetch_intrinsic("prefetch_write", True)  # or written
 
 
 # --- accumulators ---------------------------------------------------------------------------------------------------
@@ -565,16 +606,6 @@ def add_bin(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
     return t.accumulator(t.accumulator, types.int64, t), codegen
 
 
-def _add_weighted(builder: ir.IRBuilder, accumulator: ir.Value, value: ir.Value, weight: ir.Value, t: Any) -> ir.Value:
-    """Without a fused multiplication and addition, which not every machine has: the same bits everywhere."""
-    value = builder.fmul(value, _splat(builder, weight, t.count))
-    if t.mode == "avg":
-        return builder.fadd(accumulator, value)
-    larger = builder.fcmp_ordered(">", value, accumulator)
-    is_nan = builder.fcmp_unordered("uno", value, value)
-    return builder.select(builder.or_(larger, is_nan), value, accumulator)
-
-
 @intrinsic
 def start_at(typingctx: Any, value: Any, t: Any) -> Any:
     """Make the accumulator of one value for all lanes."""
@@ -586,24 +617,31 @@ def start_at(typingctx: Any, value: Any, t: Any) -> Any:
 
 
 @intrinsic
-def add_weighted_cell(typingctx: Any, accumulator: Any, address: Any, weight: Any, t: Any) -> Any:
-    """Reduce a weighted cell of the tile into a bin."""
+def load_cell(typingctx: Any, address: Any, t: Any) -> Any:
+    """Make an accumulator of a cell."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        cell = _widen(builder, _load(builder, args[1], t.cell.llvm), t)
-        return _add_weighted(builder, args[0], cell, args[2], t)
+        return _widen(builder, _load(builder, args[0], t.cell.llvm), t)
 
-    return t.accumulator(t.accumulator, types.int64, types.float64, t), codegen
+    return t.accumulator(types.int64, t), codegen
 
 
 @intrinsic
-def add_weighted_bin(typingctx: Any, accumulator: Any, address: Any, weight: Any, t: Any) -> Any:
-    """Reduce a weighted accumulator into another."""
+def add_weighted(typingctx: Any, accumulator: Any, value: Any, weight: Any, t: Any) -> Any:
+    """Reduce a weighted accumulator into another.
+
+    Without a fused multiplication and addition, which not every machine has: the bits are the same everywhere.
+    """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _add_weighted(builder, args[0], _load(builder, args[1], t.reduced.llvm), args[2], t)
+        value = builder.fmul(args[1], _splat(builder, args[2], t.count))
+        if t.mode == "avg":
+            return builder.fadd(args[0], value)
+        larger = builder.fcmp_ordered(">", value, args[0])
+        is_nan = builder.fcmp_unordered("uno", value, value)
+        return builder.select(builder.or_(larger, is_nan), value, args[0])
 
-    return t.accumulator(t.accumulator, types.int64, types.float64, t), codegen
+    return t.accumulator(t.accumulator, t.accumulator, types.float64, t), codegen
 
 
 def _divide(builder: ir.IRBuilder, value: ir.Value, area: ir.Value, t: Reduction) -> ir.Value:

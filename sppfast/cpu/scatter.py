@@ -24,6 +24,7 @@ from .kernels import (
     LEVEL_BYTES,
     LEVELS,
     LEVELS_AT,
+    LINES,
     MAPS_AT,
     MAPS_STEP,
     OUT_AT,
@@ -42,19 +43,25 @@ from .kernels import (
     Y_EDGES_STEP,
 )
 from .lanes import (
+    SHUFFLE_BYTES,
+    add_item,
+    add_weighted_numbers,
     clear_byte,
     clear_line,
-    copy_byte,
+    copy_item,
     copy_line,
+    copy_part,
     item_bytes,
     load_f64,
     load_i32,
     load_i64,
     load_number,
+    prefetch_read,
     reduction,
     store_f64,
     store_i64,
     store_number,
+    store_numbers,
 )
 from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
 
@@ -75,15 +82,18 @@ def clear(target, size):
 
 
 @routine()
-def copy(target, source, size):
-    """Copy bytes."""
+def copy(target, source, size, t):
+    """Copy whole items, that is bytes."""
     i = 0
     while i <= size - LINE_BYTES:
         copy_line(target + i, source + i)
         i += LINE_BYTES
+    while i <= size - SHUFFLE_BYTES:
+        copy_part(target + i, source + i)
+        i += SHUFFLE_BYTES
     while i < size:
-        copy_byte(target + i, source + i)
-        i += 1
+        copy_item(target + i, source + i, t)
+        i += item_bytes(t)
 
 
 @routine()
@@ -96,28 +106,40 @@ def add_number(address, value, t):
 
 
 @routine()
-def scatter_run(desc, planes, area, offset, count, row, t):
+def scatter_run(desc, plane, area, offset, count, row, t):
     """Add the gradients of a run of bins to the cells that were their maxima; an empty bin has none."""
     grad = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP) + offset * item_bytes(t)
     index = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP) + offset * 4
     for i in range(count):
         place = load_i32(index, i)
         if 0 <= place < area:
-            add_number(planes + place * item_bytes(t), load_number(grad + i * item_bytes(t), t), t)
+            add_item(plane + place * item_bytes(t), grad + i * item_bytes(t), t)
         elif place != -1:
             store_i64(load_i64(desc, STATUS_AT), 0, row + 1)
 
 
 @routine()
-def scatter_window(desc, planes, map_, row, channel, valid, t):
-    """Add the gradients of a window's maxima to their cells."""
+def prefetch_run(at, size):
+    """Fetch what will be read."""
+    for i in range(0, size + LINE_BYTES, LINE_BYTES):
+        prefetch_read(at + i)
+
+
+@routine()
+def scatter_window(desc, planes, map_, row, next_row, channel, valid, t):
+    """Add the gradients of a window's maxima to their cells, and fetch those of the next window meanwhile."""
     area, channels = load_i64(map_, 1) * load_i64(map_, 2), load_i64(desc, CHANNELS)
+    grad = load_i64(desc, GRAD_AT) + next_row * load_i64(desc, GRAD_STEP)
+    index = load_i64(desc, INDEX_AT) + next_row * load_i64(desc, INDEX_STEP)
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        offset = channels * first + channel * count
         for k in range(valid):
-            offset = channels * first + (channel + k) * count
-            scatter_run(desc, planes + k * area * item_bytes(t), area, offset, count, row, t)
+            if next_row != row:
+                prefetch_run(grad + (offset + k * count) * item_bytes(t), count * item_bytes(t))
+                prefetch_run(index + (offset + k * count) * 4, count * 4)
+            scatter_run(desc, planes + k * area * item_bytes(t), area, offset + k * count, count, row, t)
 
 
 # --- maxima of RoI align, looked for again --------------------------------------------------------------------------
@@ -168,57 +190,81 @@ def scatter_peaks(desc, planes, map_, source, row, channel, valid, t):
 
 
 @routine()
-def sum_line(desc, grads, y_edges, x_edges, y, sums, width, channel, t):
-    """Sum what the bins of a row of cells give to each of them."""
+def lay_lines(desc, grads, x_edges, lines, pitch, channel, t):
+    """Lay out what each row of bins, of all levels, gives to the cells of a row: a line of `pitch` bytes each."""
     channels = load_i64(desc, CHANNELS)
-    clear(sums, 8 * width)
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
-        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
-        first = channels * load_i64(level, FIRST) + channel * rows * columns
-        for row in range(rows):
-            top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
-            for column in range(columns if top <= y < bottom else 0):
-                left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
-                place = grads + (first + row * columns + column) * item_bytes(t)
-                share = load_number(place, t) / ((bottom - top) * (right - left)) if left < right else 0.0
+        places = x_edges + 4 * load_i64(level, X_EDGES)
+        place = grads + (channels * load_i64(level, FIRST) + channel * rows * columns) * item_bytes(t)
+        for _ in range(rows):
+            clear(lines, pitch)
+            for column in range(columns):
+                left, right = load_i32(places, column), load_i32(places, columns + column)
+                share = load_number(place, t) / (right - left) if left < right else 0.0
                 for x in range(left, right):
-                    store_f64(sums, x, load_f64(sums, x) + share)
+                    store_f64(lines, x, load_f64(lines, x) + share)
+                place += item_bytes(t)
+            lines += pitch
 
 
 @routine(types.int64)
-def next_change(desc, y_edges, y, height):
-    """Find the next row of cells that lies in other bins than row `y`."""
-    change = height
+def list_lines(desc, y_edges, y, height, pitch, found):
+    """List the lines of the rows of bins that a row of cells lies in, and their heights; return the next other row."""
+    change, line, count = height, 0, 0
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
-        places = y_edges + 4 * load_i64(level, Y_EDGES)
-        for k in range(2 * load_i64(level, ROWS)):
-            edge = load_i32(places, k)
-            if y < edge < change:
-                change = edge
+        rows, places = load_i64(level, ROWS), y_edges + 4 * load_i64(level, Y_EDGES)
+        for row in range(rows):
+            top, bottom = load_i32(places, row), load_i32(places, rows + row)
+            if top <= y < bottom:
+                store_i64(found, 1 + 2 * count, line)
+                store_i64(found, 2 + 2 * count, bottom - top)
+                count += 1
+                change = min(change, bottom)
+            elif y < top < bottom:
+                change = min(change, top)
+            line += pitch
+    store_i64(found, 0, count)
     return change
 
 
 @routine()
-def spread_map(desc, planes, map_, row, channel, valid, sums, t):
+def sum_lines(found, lines, pitch, sums, target, t):
+    """Sum the lines of a row of cells, each over its height, and round them."""
+    clear(sums, pitch)
+    for i in range(load_i64(found, 0)):
+        line = lines + load_i64(found, 1 + 2 * i)
+        share = 1.0 / load_i64(found, 2 + 2 * i)
+        for x in range(0, pitch, LINE_BYTES):
+            add_weighted_numbers(sums + x, line + x, share)
+    for x in range(0, pitch, LINE_BYTES):
+        store_numbers(target + x // 8 * item_bytes(t), sums + x, t)
+
+
+@routine()
+def spread_map(desc, planes, map_, row, channel, valid, scratch, t):
     """Write the gradient of a map's means. Rows in the same bins are equal. Bound: every cell is written once."""
     height, width = load_i64(map_, 1), load_i64(map_, 2)
     y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
     x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
     grads = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP)
-    line = sums + 8 * width
+    pitch = (8 * width + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
+    sums, target = scratch, scratch + pitch
+    found = target + pitch
+    lines = found + (2 * load_i64(desc, LINES) * 8 + 2 * LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
+    size = load_i64(desc, LINES) * pitch
     for k in range(valid):
-        y = 0
-        while y < height:
-            sum_line(desc, grads, y_edges, x_edges, y, sums, width, channel + k, t)
-            for x in range(width):
-                store_number(line + x * item_bytes(t), load_f64(sums, x), t)
-            change = next_change(desc, y_edges, y, height)
+        lay_lines(desc, grads, x_edges, lines + k * size, pitch, channel + k, t)
+    y = 0
+    while y < height:
+        change = list_lines(desc, y_edges, y, height, pitch, found)
+        for k in range(valid):
+            sum_lines(found, lines + k * size, pitch, sums, target, t)
             for i in range(y, change):
-                copy(planes + (k * height + i) * width * item_bytes(t), line, width * item_bytes(t))
-            y = change
+                copy(planes + (k * height + i) * width * item_bytes(t), target, width * item_bytes(t), t)
+        y = change
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------
@@ -238,10 +284,11 @@ def run_task(desc, task, worker, t):
     starts = load_i64(desc, STARTS_AT)
     if what != MEANS:
         clear(planes, valid * size)
-    for i in range(load_i64(starts, number), load_i64(starts, number + 1)):
-        row = load_i64(load_i64(desc, ROWS_AT), i)
+    rows, last = load_i64(desc, ROWS_AT), load_i64(starts, number + 1)
+    for i in range(load_i64(starts, number), last):
+        row = load_i64(rows, i)
         if what == MAXIMA:
-            scatter_window(desc, planes, map_, row, channel, valid, t)
+            scatter_window(desc, planes, map_, row, load_i64(rows, min(i + 1, last - 1)), channel, valid, t)
         elif what == PEAKS:
             scatter_peaks(desc, planes, map_, source, row, channel, valid, t)
         else:

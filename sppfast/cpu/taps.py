@@ -58,12 +58,13 @@ from .kernels import (
 )
 from .lanes import (
     accumulator_bytes,
-    add_weighted_cell,
+    add_weighted,
     cell_bytes,
     is_sum,
     item_bytes,
     lane_count,
     load_accumulator,
+    load_cell,
     load_f64,
     load_i32,
     load_i64,
@@ -225,8 +226,8 @@ def gather_bin(y_taps, y_count, x_taps, x_count, bin_, held, lowest, tile, line,
         cells = tile + (load_i64(y_taps, 2 * i) if shared else i) * line - left * cell_bytes(t)
         weight = load_f64(y_taps, 2 * i + 1)
         for k in range(x_count):
-            cell = cells + load_i64(x_taps, 2 * k) * cell_bytes(t)
-            accumulator = add_weighted_cell(accumulator, cell, weight * load_f64(x_taps, 2 * k + 1), t)
+            cell = load_cell(cells + load_i64(x_taps, 2 * k) * cell_bytes(t), t)
+            accumulator = add_weighted(accumulator, cell, weight * load_f64(x_taps, 2 * k + 1), t)
     store_accumulator(bin_, accumulator, t)
 
 
@@ -325,11 +326,12 @@ def run_gather(desc, task, worker, t):
 @routine()
 def spread_bin(y_taps, y_count, x_taps, x_count, cell, area, tile, width, t):
     """Add the gradient of a bin to its cells. Bound: for each cell a load, an addition and a store per line."""
+    value = load_cell(cell, t)
     for i in range(y_count):
         line, weight = tile + load_i64(y_taps, 2 * i) * width * accumulator_bytes(t), load_f64(y_taps, 2 * i + 1) / area
         for k in range(x_count):
             place = line + load_i64(x_taps, 2 * k) * accumulator_bytes(t)
-            sum_ = add_weighted_cell(load_accumulator(place, t), cell, weight * load_f64(x_taps, 2 * k + 1), t)
+            sum_ = add_weighted(load_accumulator(place, t), value, weight * load_f64(x_taps, 2 * k + 1), t)
             store_accumulator(place, sum_, t)
 
 

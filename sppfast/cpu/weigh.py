@@ -31,6 +31,7 @@ from .launch import (
 )
 from .order import order_by_map
 
+LANES_BYTES = 2**18  # of gradients of one channel block: up to here they lie in a near cache
 WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
 TABLE_BYTES = 2**25  # of taps, at a time
 TABLE_WINDOWS = 64  # for a task that lists taps
@@ -189,8 +190,13 @@ def scatter_peaks(
 
 def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArray[Any]], workers: int | None) -> None:
     """Write the gradients of the means of whole maps; the plan has a row for each map, or one for all."""
-    fields = {**edge_fields(plan), **map_fields(maps), kernels.WHAT: scatter.MEANS}
-    _scatter(grad, maps, fields, None, np.arange(maps.count), targets, 16 * int(maps.widths.max()), workers)
+    index = np.arange(maps.count)
+    if maps.largest * kernel_of(maps.name, "avg").bin_bytes <= LANES_BYTES:
+        return spread_means(grad, maps, plan, index, targets, workers)
+    lines, widest = int(plan.levels[:, ROWS].sum()), 8 * int(maps.widths.max()) + LINE_BYTES
+    fields = {**edge_fields(plan), **map_fields(maps), kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
+    scratch = (2 + scatter.GROUP * lines) * widest + 16 * lines + 2 * LINE_BYTES
+    _scatter(grad, maps, fields, None, index, targets, scratch, workers)
 
 
 def _scatter(
@@ -259,15 +265,15 @@ def _record_bytes(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64]) ->
     """Size of each record of the table, (R, L, 2)."""
     bins = plan.levels[:, [ROWS, COLUMNS]]
     if isinstance(plan, Plan):
-        count = np.stack(
-            [_edge_taps(plan.y_edges, plan, Y_EDGES, ROWS), _edge_taps(plan.x_edges, plan, X_EDGES, COLUMNS)], 2
-        )
+        axes = ((plan.y_edges, Y_EDGES, ROWS), (plan.x_edges, X_EDGES, COLUMNS))
+        count = np.stack([_edge_taps(plan, *axis) for axis in axes], axis=2)
+        count = np.broadcast_to(count, (len(index), *count.shape[1:]))
     else:
         count = _sample_taps(plan, bins, maps, index)
     return 8 * (bins + 1) + taps.TAP_BYTES * count
 
 
-def _edge_taps(edges: NDArray[np.int32], plan: Plan, places: int, counts: int) -> NDArray[np.int64]:
+def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -> NDArray[np.int64]:
     """Count the cells of all bins of each level along an axis, (R, L)."""
     levels = [(place, place + n, place + 2 * n) for place, n in plan.levels[:, [places, counts]]]
     cells = [np.maximum(edges[:, b:c] - edges[:, a:b], 0).sum(axis=1, dtype=np.int64) for a, b, c in levels]
