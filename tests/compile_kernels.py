@@ -5,14 +5,23 @@ import multiprocessing
 
 from sppfast.arrays import DTYPES
 from sppfast.cores import available_cores
+from sppfast.cpu import kernels, scatter, taps
 from sppfast.cpu.launch import kernel_of
 
+HALVES, SINGLES = ("float16", "bfloat16"), ("float32", "float64")
 
-def compile_kernel(dtype, mode, narrow):
-    kernel_of(dtype, mode, narrow)  # what it returns cannot be sent to another process
+
+def compile_kernel(dtype, mode, narrow, build):
+    kernel_of(dtype, mode, narrow, build)  # what it returns cannot be sent to another process
 
 
 if __name__ == "__main__":
-    kernels = list(itertools.product(sorted(set(DTYPES) - {"bool"}), ("max", "argmax", "avg"), (0, 1)))
+    jobs = [
+        *itertools.product(sorted(set(DTYPES) - {"bool"}), ("max", "argmax", "avg"), (0, 1), [kernels.build]),
+        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather]),
+        *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate]),
+        *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread]),
+        *itertools.product(SINGLES, ("peak",), (0,), [scatter.build]),
+    ]
     with multiprocessing.get_context("spawn").Pool(available_cores(), maxtasksperchild=12) as pool:
-        pool.starmap(compile_kernel, kernels, chunksize=1)
+        pool.starmap(compile_kernel, jobs, chunksize=1)

@@ -241,3 +241,81 @@ def roi_pool(
         rows.append(row)
     form = {"mode": mode, "layout": layout, "flatten": flatten, "return_indices": return_indices}
     return finish(rows, x, pairs, **form)
+
+
+# ---- RoI align
+
+
+def align_axis(low, high, n, length, ratio, aligned, scale, offset, real):
+    """Taps of each bin of one axis of a window, torchvision's way: a list of (cell, weight) pairs for each sample.
+
+    A sample outside the map has no taps. ``real`` is the type that coordinates are computed in.
+    """
+    half = real(0.5 if aligned else 0)
+    start = (real(low) - real(offset)) * scale - half
+    extent = (real(high) - real(offset)) * scale - half - start
+    if not aligned:
+        extent = max(extent, real(1))
+    size = extent / real(n)
+    count = ratio or math.ceil(size)
+    bins = []
+    for i in range(n):
+        samples = []
+        for k in range(count):
+            at = start + real(i) * size + real(k + 0.5) * size / real(count)
+            taps = []
+            if -1 <= at <= length:
+                at = max(at, real(0))
+                first = min(int(at), length - 1)
+                last = min(first + 1, length - 1)
+                fraction = real(0) if first == last else at - real(first)
+                taps = [(first, real(1) - fraction), (last, fraction)]
+            samples.append(taps)
+        bins.append(samples)
+    return bins
+
+
+def align_bin(fmap, y_samples, x_samples, mode):
+    """One bin of every channel of a (C, H, W) float64 map."""
+    values = []
+    for y_taps in y_samples:
+        for x_taps in x_samples:
+            corners = [fmap[:, y, x] * (float(wy) * float(wx)) for y, wy in y_taps for x, wx in x_taps]
+            corners = corners or [np.zeros(len(fmap))]
+            values.append(np.max(corners, axis=0) if mode == "max" else np.sum(corners, axis=0))
+    if not values:
+        return np.zeros(len(fmap))
+    return np.max(values, axis=0) if mode == "max" else np.sum(values, axis=0) / len(values)
+
+
+def roi_align(
+    x,
+    rois,
+    levels=(7,),
+    *,
+    geometry=16,
+    sampling_ratio=2,
+    aligned=True,
+    batch_index=None,
+    mode="avg",
+    layout="NCHW",
+    flatten=True,
+):
+    """RoI align of image windows."""
+    pairs = as_pairs(levels)
+    maps, _ = as_maps(x, layout)
+    dtype = result_dtype(maps[0].dtype, "avg")
+    real = np.float64 if dtype.itemsize == 8 else np.float32
+    scale = real(1 / getattr(geometry, "stride", geometry))
+    rule = (sampling_ratio, aligned, scale, getattr(geometry, "offset", 0.0), real)
+    rows = []
+    for b, x0, y0, x1, y1 in as_rois(rois, batch_index):
+        channels, height, width = maps[b].shape
+        fmap = maps[b].astype(np.float64)
+        row = []
+        for r, c in pairs:
+            y_bins, x_bins = align_axis(y0, y1, r, height, *rule), align_axis(x0, x1, c, width, *rule)
+            values = [[align_bin(fmap, y_samples, x_samples, mode) for x_samples in x_bins] for y_samples in y_bins]
+            row.append(cast(np.moveaxis(np.array(values).reshape(r, c, channels), -1, 0), dtype))
+        rows.append(row)
+    return assemble(rows, maps[0].shape[0], pairs, layout, flatten, dtype)
