@@ -36,6 +36,7 @@ STRIDE = 16
 MAP = (38, 63)  # of an image of 608 x 1008
 RESULTS = ("fresh", "out=")
 PAUSE = 0.005  # seconds, before each timing: the threads of the one before stop spinning
+SOURCE = Path(__file__).with_name("stand_ins.c")
 THREAD_POOL = ThreadPoolExecutor(THREADS)
 
 
@@ -47,6 +48,7 @@ class Case:
     peers: dict[str, Callable]
     bounds: dict[str, Callable]
     alone: dict[str, Callable] = field(default_factory=dict)  # sppfast on the finest level only
+    tolerance: float = 0.0  # of a peer's values
 
 
 @dataclass
@@ -105,14 +107,68 @@ def sse_case(count: int, levels: tuple[int, ...]) -> Case:
     out = np.empty((count, sppfast.Pyramid(levels).output_length(256)), np.float32)
     return Case(
         ours={"fresh": roi_pool, "out=": lambda: roi_pool(out=out)},
-        peers=installed({"sse": sse_pool}, x, cells, levels),
+        peers={"C": sse_pool(x, cells, levels)} if C_FUNCTIONS else {},
         bounds={"fresh": lambda: np.empty_like(out).fill(1.0), "out=": lambda: out.fill(1.0)},
     )
 
 
-def random_rois(rng: np.random.Generator, count: int) -> np.ndarray:
+def align_case(count: int, size: tuple[int, int], stride: int) -> Case:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 256, *size), dtype=np.float32)
+    rois = random_rois(rng, count, size, stride)
+    roi_align = partial(sppfast.roi_align, x, rois, 7, geometry=stride, sampling_ratio=2, workers=THREADS)
+    out = np.empty((count, 256 * 49), np.float32)
+    peers = {"openvino": openvino_roi_align, "onnxruntime": onnxruntime_roi_align}
+    return Case(
+        ours={"fresh": roi_align, "out=": lambda: roi_align(out=out)},
+        peers=installed(peers, x, rois, stride),
+        bounds={"fresh": lambda: fill(np.empty_like(out)), "out=": lambda: fill(out)},
+        tolerance=1e-5,
+    )
+
+
+def pool_backward_case(shape: tuple[int, ...], levels: tuple[int, ...], mode: str) -> Case:
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    places = {"indices": sppfast.pool(x, levels, return_indices=True)[1]} if mode == "max" else {}
+    grad = np.random.default_rng(1).standard_normal(sppfast.pool(x, levels).shape, dtype=np.float32)
+    call = partial(sppfast.pool_backward, grad, x, levels, mode=mode, **places)
+    return backward(call, x, installed({"torch": torch_pool_backward}, x, grad, levels, mode))
+
+
+def roi_backward_case(count: int) -> Case:
+    rng = np.random.default_rng(0)
+    x, rois = rng.standard_normal((1, 256, *MAP), dtype=np.float32), random_rois(rng, count)
+    y, indices = sppfast.roi_pool(x, rois, 7, geometry=STRIDE, rounding="fast_rcnn", return_indices=True)
+    grad = rng.standard_normal(y.shape, dtype=np.float32)
+    call = partial(sppfast.roi_pool_backward, grad, x, rois, 7, geometry=STRIDE, rounding="fast_rcnn", indices=indices)
+    peer = {"C": c_call("roi_pool_backward", grad, indices, rois, count, *x.shape[1:], 7, np.empty_like(x))}
+    return backward(call, x, peer)
+
+
+def align_backward_case(count: int) -> Case:
+    rng = np.random.default_rng(0)
+    x, rois = rng.standard_normal((1, 256, *MAP), dtype=np.float32), random_rois(rng, count)
+    grad = rng.standard_normal((count, 256 * 49), dtype=np.float32)
+    call = partial(sppfast.roi_align_backward, grad, x, rois, 7, geometry=STRIDE)
+    scale = 1 / STRIDE
+    peer = {"C": c_call("roi_align_backward", grad, rois, count, *x.shape[1:], 7, 2, scale, np.empty_like(x))}
+    return backward(call, x, peer)
+
+
+def backward(call: Callable, x: np.ndarray, peers: dict[str, Callable]) -> Case:
+    """Gradients: the bound is to write them once."""
+    out = np.empty_like(x)
+    return Case(
+        ours={"fresh": partial(call, workers=THREADS), "out=": partial(call, workers=THREADS, out=out)},
+        peers=peers,
+        bounds={"fresh": lambda: fill(np.empty_like(out)), "out=": lambda: fill(out)},
+        tolerance=1e-4,  # sums in another order
+    )
+
+
+def random_rois(rng: np.random.Generator, count: int, size: tuple[int, int] = MAP, stride: int = STRIDE) -> np.ndarray:
     """Rows 0, x0, y0, x1, y1 in the image; sides from 32 pixels to the image's, evenly in the logarithm."""
-    image = STRIDE * np.array([MAP[1], MAP[0]])
+    image = stride * np.array([size[1], size[0]])
     sides = np.exp(rng.uniform(np.log(32), np.log(image), (count, 2)))
     corners = rng.uniform(size=(count, 2)) * (image - sides)
     return np.hstack([np.zeros((count, 1)), corners, corners + sides - 1]).astype(np.float32)
@@ -163,7 +219,20 @@ ROWS = [
         {"best peer": 6},
         {"6x6 alone": 1.2},
     ),
-    Row("the same, 1 thread, map NHWC", lambda: sse_case(2000, (6, 3, 2, 1)), {"sse": 5}),
+    Row("the same, 1 thread, map NHWC", lambda: sse_case(2000, (6, 3, 2, 1)), {"C": 5}),
+    Row("RoI align 7x7, 2000 windows", lambda: align_case(2000, MAP, STRIDE), {"best peer": 8}),
+    Row("RoI align, map 256x200x304", lambda: align_case(2000, (200, 304), 4), {"best peer": 6}),
+    *(
+        Row(
+            f"pool backward {mode} {'x'.join(map(str, shape))}, {','.join(map(str, levels))}",
+            partial(pool_backward_case, shape, levels, mode),
+            {"torch": 5},
+        )
+        for shape, levels in (((64, 256, 13, 13), (4, 2, 1)), ((8, 256, *MAP), (6, 3, 2, 1)))
+        for mode in ("max", "avg")
+    ),
+    Row("RoI backward 7x7, 2000 windows", lambda: roi_backward_case(2000), {"C": 5}),
+    Row("RoI align backward 7x7, 2000 windows", lambda: align_backward_case(2000), {"C": 5}),
 ]
 
 
@@ -173,7 +242,6 @@ ROWS = [
 def installed(peers: dict[str, Callable], *work) -> dict[str, Callable]:
     needs = {"torch": ("torch",), "openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
     there = {name: all(map(importlib.util.find_spec, modules)) for name, modules in needs.items()}
-    there["sse"] = platform.machine() in ("x86_64", "AMD64") and shutil.which("cc") is not None
     return {name: build(*work) for name, build in peers.items() if there[name]}
 
 
@@ -222,7 +290,7 @@ def openvino_call(arrays: list[np.ndarray], pooled: Callable) -> Callable:
     for i, array in enumerate(arrays):
         request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
 
-    def call():
+    def call(inputs=arrays):  # which nobody else may keep
         request.infer(share_outputs=True)
         return request.get_output_tensor().data
 
@@ -230,22 +298,25 @@ def openvino_call(arrays: list[np.ndarray], pooled: Callable) -> Callable:
 
 
 def onnxruntime_roi_pool(x: np.ndarray, rois: np.ndarray, levels: tuple[int, ...]) -> Callable:
+    operators = [("MaxRoiPool", {"pooled_shape": [n, n], "spatial_scale": 1 / STRIDE}) for n in levels]
+    return onnxruntime_call({"x": x, "rois": rois}, operators)
+
+
+def onnxruntime_call(arrays: dict[str, np.ndarray], operators: list[tuple[str, dict]]) -> Callable:
+    """One model: the operators' results, each made flat, side by side."""
     import onnxruntime
-    from onnx import TensorProto, helper
+    from onnx import helper
 
     nodes = []
-    for n in levels:
-        scale = 1 / STRIDE
-        nodes += [
-            helper.make_node("MaxRoiPool", ["x", "rois"], [f"level{n}"], pooled_shape=[n, n], spatial_scale=scale),
-            helper.make_node("Flatten", [f"level{n}"], [f"row{n}"]),
-        ]
-    nodes.append(helper.make_node("Concat", [f"row{n}" for n in levels], ["result"], axis=1))
-    arrays = {"x": x, "rois": rois}
-    inputs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in arrays.items()]
-    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, [None, None])
-    graph = helper.make_graph(nodes, "pyramid", inputs, [result])
-    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+    for i, (name, attributes) in enumerate(operators):
+        nodes.append(helper.make_node(name, list(arrays), [f"level{i}"], **attributes))
+        nodes.append(helper.make_node("Flatten", [f"level{i}"], [f"row{i}"]))
+    nodes.append(helper.make_node("Concat", [f"row{i}" for i in range(len(operators))], ["result"], axis=1))
+    kind = helper.np_dtype_to_tensor_dtype
+    inputs = [helper.make_tensor_value_info(k, kind(v.dtype), v.shape) for k, v in arrays.items()]
+    result = helper.make_tensor_value_info("result", kind(np.dtype(np.float32)), [None, None])
+    graph = helper.make_graph(nodes, "levels", inputs, [result])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 16)])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # while it is another's turn
@@ -253,23 +324,65 @@ def onnxruntime_roi_pool(x: np.ndarray, rois: np.ndarray, levels: tuple[int, ...
     return lambda: session.run(None, arrays)[0]
 
 
-def sse_pool(x: np.ndarray, cells: np.ndarray, levels: tuple[int, ...]) -> Callable:
-    """Compile `sse_pool.c` and call it; its result in sppfast's order is what is compared, and not timed."""
+def openvino_roi_align(x: np.ndarray, rois: np.ndarray, stride: int) -> Callable:
+    import openvino.opset9 as ops
+
+    windows, index = np.ascontiguousarray(rois[:, 1:]), rois[:, 0].astype(np.int64)
+
+    def aligned(inputs):
+        index_input = ops.constant(index)
+        return [ops.roi_align(*inputs, index_input, 7, 7, 2, 1 / stride, "avg", "half_pixel_for_nn").output(0)]
+
+    return openvino_call([x, windows], aligned)
+
+
+def onnxruntime_roi_align(x: np.ndarray, rois: np.ndarray, stride: int) -> Callable:
+    attributes = {"output_height": 7, "output_width": 7, "sampling_ratio": 2, "spatial_scale": 1 / stride}
+    arrays = {"x": x, "rois": np.ascontiguousarray(rois[:, 1:]), "index": rois[:, 0].astype(np.int64)}
+    call = onnxruntime_call(arrays, [("RoiAlign", attributes)])
+    return lambda: call().reshape(len(rois), -1)
+
+
+def torch_pool_backward(x: np.ndarray, grad: np.ndarray, levels: tuple[int, ...], mode: str) -> Callable:
+    import torch
+
+    torch.set_num_threads(THREADS)
+    operator = getattr(torch.nn.functional, f"adaptive_{mode}_pool2d")
+    tensor = torch.from_numpy(x).requires_grad_()
+    y = torch.cat([operator(tensor, n).flatten(1) for n in levels], 1)
+    return lambda: torch.autograd.grad(y, tensor, torch.from_numpy(grad), retain_graph=True)[0].numpy()
+
+
+def c_functions() -> ctypes.CDLL | None:
+    """Compile `stand_ins.c`, where there is a compiler."""
+    if platform.machine() not in ("x86_64", "AMD64") or shutil.which("cc") is None:
+        return None
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "sse_pool.so"
-        source = Path(__file__).with_name("sse_pool.c")
-        subprocess.run(["cc", "-O3", "-shared", "-fPIC", source, "-o", library], check=True)
-        function = ctypes.CDLL(str(library)).sse_pool
-    sides = np.array(levels)
-    result = np.empty((len(cells), sppfast.Pyramid(levels).size, x.shape[2]), np.float32)
-    arrays = [array.ctypes.data_as(ctypes.c_void_p) for array in (x, cells, sides, result)]
-    sizes = [ctypes.c_long(size) for size in (*x.shape[1:], len(cells), len(levels))]
+        library = Path(folder) / "stand_ins.so"
+        subprocess.run(["cc", "-O3", "-shared", "-fPIC", SOURCE, "-o", library], check=True)
+        return ctypes.CDLL(str(library))
+
+
+C_FUNCTIONS = c_functions()
+
+
+def c_call(name: str, *arguments) -> Callable:
+    """Call a C function of arrays, whole numbers and float32; its last argument is its result."""
+    types = {np.ndarray: lambda a: a.ctypes.data_as(ctypes.c_void_p), int: ctypes.c_long, float: ctypes.c_float}
+    passed = [types[type(argument)](argument) for argument in arguments]
 
     def call():
-        function(arrays[0], *sizes[:2], arrays[1], sizes[2], arrays[2], sizes[3], arrays[3])
-        return Rearranged(result, levels)
+        getattr(C_FUNCTIONS, name)(*passed)
+        return arguments[-1]
 
     return call
+
+
+def sse_pool(x: np.ndarray, cells: np.ndarray, levels: tuple[int, ...]) -> Callable:
+    """Its result in sppfast's order is what is compared, and not timed."""
+    result = np.empty((len(cells), sppfast.Pyramid(levels).size, x.shape[2]), np.float32)
+    call = c_call("sse_pool", x, *x.shape[1:], cells, len(cells), np.array(levels), len(levels), result)
+    return lambda: Rearranged(call(), levels)
 
 
 @dataclass
@@ -291,7 +404,11 @@ def differences(case: Case) -> dict[str, float]:
     """Share of values in which each peer's result, and the one in `out`, differs from sppfast's fresh one."""
     expected = case.ours["fresh"]()
     calls = case.peers | {"out=": case.ours["out="]}
-    return {name: 1 - float(np.mean(np.asarray(call()) == expected)) for name, call in calls.items()}
+
+    def same(result: np.ndarray) -> np.ndarray:
+        return np.isclose(result, expected, rtol=0, atol=case.tolerance) if case.tolerance else result == expected
+
+    return {name: 1 - float(np.mean(same(np.asarray(call())))) for name, call in calls.items()}
 
 
 def medians(calls: dict[str, Callable], budget: float) -> dict[str, float]:
@@ -344,7 +461,7 @@ def ratios(ms: dict[str, float], peers: list[str], result: str) -> dict[str, flo
 # ---- the report
 
 
-PEERS = ("torch", "openvino", "onnxruntime", "sse")
+PEERS = ("torch", "openvino", "onnxruntime", "C")
 
 
 def print_header() -> None:
