@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .arrays import LAYOUTS, Maps, take_maps
+from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry
 from .memory import allocate
 from .plan import Plan
@@ -29,15 +30,14 @@ from .pooling import (
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
 
 Array: TypeAlias = NDArray[Any]
-Gradient: TypeAlias = Array | Sequence[Array]
 
 
 def pool_backward(
-    grad: Gradient,
-    x: Array | Sequence[Array],
+    grad: Arrays,
+    x: Arrays,
     levels: Levels = (4, 2, 1),
     *,
-    indices: Gradient | None = None,
+    indices: Arrays | None = None,
     mode: str = "max",
     bins: str = "adaptive",
     layout: str = "NCHW",
@@ -52,6 +52,7 @@ def pool_backward(
         Gradient with respect to the result, in either of its forms: flat, or one array per level.
     x : ndarray or sequence of ndarray
         The maps that were pooled, of a floating dtype. For ``mode="avg"``, or with `indices`, only their shapes count.
+        Or arrays of another library, as in `pool`.
     levels, mode, bins, layout, workers
         As they were given to `pool`.
     indices : ndarray or tuple of ndarray, optional
@@ -79,6 +80,8 @@ def pool_backward(
     >>> sppfast.pool_backward(grad, x, (4, 2, 1)).shape
     (2, 256, 13, 20)
     """
+    if is_foreign(x):
+        return call_foreign(pool_backward, **locals())
     pyramid, kept, maps = _take(x, levels, bins, mode, layout, indices)
     threads = check_workers(workers)
     plan = plan_maps(pyramid, maps, mode)
@@ -96,12 +99,12 @@ def pool_backward(
 
 
 def roi_pool_backward(
-    grad: Gradient,
-    x: Array | Sequence[Array],
+    grad: Arrays,
+    x: Arrays,
     rois: ArrayLike | Sequence[ArrayLike],
     levels: Levels = (6, 3, 2, 1),
     *,
-    indices: Gradient | None = None,
+    indices: Arrays | None = None,
     geometry: float | ConvGeometry = 16,
     rounding: str = "sppnet",
     batch_index: ArrayLike | None = None,
@@ -138,6 +141,8 @@ def roi_pool_backward(
     >>> sppfast.roi_pool_backward(np.ones_like(y), x, rois, (6, 3, 2, 1), indices=indices).shape
     (256, 38, 63)
     """
+    if is_foreign(x):
+        return call_foreign(roi_pool_backward, **locals())
     pyramid, kept, maps = _take(x, levels, "adaptive", mode, layout, indices)
     threads = check_workers(workers)
     plan, index = plan_windows(pyramid, rois, batch_index, maps, geometry, rounding, mode)
@@ -157,8 +162,8 @@ def roi_pool_backward(
 
 
 def roi_align_backward(
-    grad: Gradient,
-    x: Array | Sequence[Array],
+    grad: Arrays,
+    x: Arrays,
     rois: ArrayLike | Sequence[ArrayLike],
     levels: Levels = (7,),
     *,
@@ -201,6 +206,8 @@ def roi_align_backward(
     >>> sppfast.roi_align_backward(grad, x, rois, 7).shape
     (256, 38, 63)
     """
+    if is_foreign(x):
+        return call_foreign(roi_align_backward, **locals())
     pyramid, kept, maps = _take(x, levels, "adaptive", mode, layout, None)
     threads = check_workers(workers)
     samples, index = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)

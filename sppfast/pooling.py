@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .arrays import LAYOUTS, Maps, result_dtype, take_floats, take_maps
 from .cores import available_cores
+from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
 from .memory import allocate
 from .plan import Axis, Plan, Samples, make_plan, make_samples
@@ -27,7 +28,7 @@ INDEX_DTYPE = np.dtype(np.int32)
 
 
 def pool(
-    x: NDArray[Any] | Sequence[NDArray[Any]],
+    x: Arrays,
     levels: Levels = (4, 2, 1),
     *,
     mode: str = "max",
@@ -45,7 +46,8 @@ def pool(
     x : ndarray or sequence of ndarray
         One map ``(C, H, W)``, a batch ``(N, C, H, W)``, or maps ``(C, Hi, Wi)`` of different sizes; with
         ``layout="NHWC"`` ``(H, W, C)``, ``(N, H, W, C)``, ``(Hi, Wi, C)``. Any strides; bool, integers, float16,
-        bfloat16 (of `ml_dtypes`), float32 or float64.
+        bfloat16 (of `ml_dtypes`), float32 or float64. Or arrays of another library on the CPU, such as torch's or
+        JAX's, or any with ``__dlpack__``: then the results are such arrays, and `out` is.
     levels : int or sequence of int or (rows, columns)
         The grids of bins of the pyramid, in any order; an int n is n x n.
     mode : {"max", "avg"}
@@ -105,6 +107,8 @@ def pool(
     >>> [level.shape for level in sppfast.pool(x, (4, (1, 2)), mode="avg", flatten=False)]
     [(2, 256, 4, 4), (2, 256, 1, 2)]
     """
+    if is_foreign(x):
+        return call_foreign(pool, **locals())
     reduction = _reduction(mode, return_indices)
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels, bins)
@@ -115,11 +119,11 @@ def pool(
     threads = check_workers(workers)
     targets = _targets(results, kept, maps) if out is not None else results
     backend("launch").reduce_maps(kept, maps, plan, None, reduction, targets, threads)
-    return _present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
+    return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
 def roi_pool(
-    x: NDArray[Any] | Sequence[NDArray[Any]],
+    x: Arrays,
     rois: ArrayLike | Sequence[ArrayLike],
     levels: Levels = (6, 3, 2, 1),
     *,
@@ -192,6 +196,8 @@ def roi_pool(
     >>> sppfast.roi_pool(batch, rois, 7, rounding="fast_rcnn", batch_index=[1, 0], flatten=False)[0].shape
     (2, 256, 7, 7)
     """
+    if is_foreign(x):
+        return call_foreign(roi_pool, **locals())
     reduction = _reduction(mode, return_indices)
     one_of("layout", layout, LAYOUTS)
     one_of("rounding", rounding, ROUNDINGS)
@@ -202,11 +208,11 @@ def roi_pool(
     threads = check_workers(workers)
     targets = _targets(results, kept, maps) if out is not None else results
     backend("launch").reduce_maps(kept, maps, plan, index, reduction, targets, threads)
-    return _present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
+    return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
 def roi_align(
-    x: NDArray[Any] | Sequence[NDArray[Any]],
+    x: Arrays,
     rois: ArrayLike | Sequence[ArrayLike],
     levels: Levels = (7,),
     *,
@@ -278,6 +284,8 @@ def roi_align(
     >>> sppfast.roi_align(x, rois, 7, geometry=16, flatten=False)[0].shape
     (2, 256, 7, 7)
     """
+    if is_foreign(x):
+        return call_foreign(roi_align, **locals())
     one_of("mode", mode, MODES)
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels)
@@ -288,7 +296,7 @@ def roi_align(
     targets = _targets(results, kept, maps) if out is not None else results
     reduction = "peak" if mode == "max" else mode
     backend("weigh").align_maps(kept, maps, samples, index, reduction, targets[0], threads)
-    return _present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
+    return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
 def plan_windows(
@@ -396,7 +404,7 @@ def _copy_back(results: list[NDArray[Any]], targets: list[NDArray[Any]]) -> list
     return results
 
 
-def _present(results: list[NDArray[Any]], pyramid: Pyramid, channels: int, layout: str, flatten: bool) -> Any:
+def present(results: Sequence[Any], pyramid: Pyramid, channels: int, layout: str, flatten: bool) -> Any:
     """Give the result the form asked for."""
     forms = [result if flatten else pyramid.split(result, channels, layout) for result in results]
     return forms[0] if len(forms) == 1 else tuple(forms)

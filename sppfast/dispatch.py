@@ -1,0 +1,157 @@
+"""Arrays of other libraries: found by their type, pooled as NumPy arrays, and given back as what they were."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from .pyramid import as_pyramid
+
+ARRAYS = ("grad", "x", "rois", "batch_index", "indices", "out")  # the arguments that may be arrays
+FRAMEWORKS = {"torch": "Tensor", "jax": "Array"}  # the type of its arrays; the adapter has the framework's name
+
+
+class SupportsDLPack(Protocol):
+    """An array of any library that exchanges arrays by DLPack: NumPy, torch, JAX and others."""
+
+    def __dlpack__(self) -> Any:
+        """Give the memory, in a capsule."""
+
+    def __dlpack_device__(self) -> Any:
+        """Tell the type and the number of the device that the memory is of."""
+
+
+Arrays: TypeAlias = SupportsDLPack | Sequence[SupportsDLPack]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where array number `i` was taken out of the arguments of a call, such as ``"rois[1]"``."""
+
+    i: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Call:
+    """A call of an operator whose arrays were taken out of its arguments.
+
+    Attributes
+    ----------
+    function : callable
+        The operator.
+    arguments : dict
+        By name; a `Place`, or a sequence of them, where arrays were.
+    """
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def filled(self, view: Callable[[Place], Any]) -> dict[str, Any]:
+        """Arguments with arrays in their places."""
+        views = {name: _map(view, self.arguments[name], Place) for name in ARRAYS if name in self.arguments}
+        return self.arguments | views
+
+    def run(self, arrays: Sequence[Any], to_numpy: Callable[[str, Any], Any], from_numpy: Callable[[Any], Any]) -> Any:
+        """Run the operator on views of the arrays, and give back its own arrays, those of `out` as they came."""
+        given = {}
+
+        def view(place: Place) -> Any:
+            array = to_numpy(place.name, arrays[place.i])
+            given[id(array)] = arrays[place.i]
+            return array
+
+        arguments = self.filled(view)
+        result = self.function(**arguments)
+        return _map(lambda array: given[id(array)] if id(array) in given else from_numpy(array), result, np.ndarray)
+
+    def changed(self, **options: Any) -> Call:
+        """Change options, as far as the operator has them."""
+        return Call(self.function, self.arguments | {k: v for k, v in options.items() if k in self.arguments})
+
+    def backward(self, count: int, indices: bool) -> Call:
+        """Make the call of the backward operator: after the `count` arrays come the gradient, and indices if any."""
+        from . import gradients  # which imports this module
+
+        arguments = {k: v for k, v in self.arguments.items() if k not in ("flatten", "return_indices")}
+        arguments["grad"] = Place(count, "grad")
+        if indices:
+            arguments["indices"] = Place(count + 1, "indices")
+        return Call(getattr(gradients, f"{self.function.__name__}_backward"), arguments)
+
+    def present(self, results: Sequence[Any], x: Any) -> Any:
+        """Give flat results of maps `x` the form asked for."""
+        from .pooling import present  # which imports this module
+
+        a = self.arguments
+        pyramid = as_pyramid(a["levels"], a.get("bins", "adaptive"))
+        channels = x.shape[-3] if a["layout"] == "NCHW" else x.shape[-1]
+        return present(results, pyramid, channels, a["layout"], a["flatten"])
+
+
+def is_foreign(x: Any) -> bool:
+    """Whether `x`, maps or a sequence of them, is of another array library than NumPy."""
+    if isinstance(x, np.ndarray):
+        return False
+    first = _first(x)
+    return hasattr(first, "__dlpack__") and not isinstance(first, np.ndarray)
+
+
+def call_foreign(function: Callable[..., Any], /, **arguments: Any) -> Any:
+    """Call an operator with arrays of another library, of the type of `x`; give back such arrays."""
+    if isinstance(arguments["levels"], Iterator):
+        arguments["levels"] = tuple(arguments["levels"])  # it is read more than once
+    x = arguments["x"]
+    kind, adapter = _adapter(_first(x))
+    if isinstance(x, Sequence):
+        arguments["x"] = list(x)
+        for i, item in enumerate(x):
+            if not isinstance(item, kind):
+                raise TypeError(f"x[{i}]: expected {kind.__name__} as x[0] is, got {type(item).__name__}")
+    arrays: list[Any] = []
+    places = {name: _take_out(name, arguments[name], kind, arrays) for name in ARRAYS if name in arguments}
+    return adapter(Call(function, arguments | places), arrays)
+
+
+def _first(x: Any) -> Any:
+    """One map of a sequence, or what is not a sequence."""
+    return x[0] if isinstance(x, Sequence) and len(x) else x
+
+
+def _adapter(array: Any) -> tuple[type, Callable[[Call, list[Any]], Any]]:
+    """Find what calls operators with arrays of this type, which are instances of the type returned."""
+    for name, type_name in FRAMEWORKS.items():
+        kind = getattr(sys.modules.get(name), type_name, None)
+        if kind is not None and isinstance(array, kind):
+            return kind, _call_of(name)
+    return type(array), _call_of("dlpack")
+
+
+def _call_of(name: str) -> Callable[[Call, list[Any]], Any]:
+    module = sys.modules.get(f"{__package__}.{name}") or importlib.import_module(f".{name}", __package__)
+    function: Callable[[Call, list[Any]], Any] = module.call
+    return function
+
+
+def _take_out(name: str, value: Any, kind: type, arrays: list[Any]) -> Any:
+    """Move the arrays of a type from an argument to a list, and leave their places."""
+    if isinstance(value, kind):
+        arrays.append(value)
+        return Place(len(arrays) - 1, name)
+    if isinstance(value, list | tuple) and any(isinstance(item, kind) for item in value):
+        return type(value)(_take_out(f"{name}[{k}]", item, kind, arrays) for k, item in enumerate(value))
+    return value
+
+
+def _map(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
+    """Apply a function to what is of a type, in lists and tuples too."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_map(function, item, kind) for item in value)
+    return value
