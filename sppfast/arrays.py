@@ -89,7 +89,7 @@ def take_maps(x: Any, layout: str) -> tuple[Any, Maps]:
         return x, _batch(x.shape, x.strides, x.dtype, layout)
     if isinstance(x, Sequence) and not isinstance(x, str | bytes):
         return _ragged(x, layout)
-    raise TypeError(f"x: expected a numpy array or a sequence of them, got {type(x).__name__}")
+    raise TypeError(f"x: expected an array or a sequence of arrays, got {type(x).__name__}")
 
 
 def take_floats(x: Any, layout: str) -> tuple[Any, Maps]:

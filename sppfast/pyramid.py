@@ -155,7 +155,7 @@ class Pyramid:
         views = []
         for where, (rows, columns) in zip(self.slices(channels), self.levels, strict=True):
             view = result[..., where].reshape(*result.shape[:-1], channels, rows, columns)
-            views.append(view if layout == "NCHW" else np.moveaxis(view, -3, -1))
+            views.append(view if layout == "NCHW" else view.swapaxes(-3, -1).swapaxes(-3, -2))
         return tuple(views)
 
     def edges(self, length: int, n: int) -> NDArray[np.int64]:

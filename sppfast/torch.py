@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .dispatch import Call
+from .dispatch import Call, Place
 from .geometry import ConvGeometry, as_geometry
 from .pooling import MODES, pool, roi_pool
 from .pyramid import Levels, Pyramid, one_of
@@ -29,8 +29,8 @@ def _call(call: Call, tensors: list[torch.Tensor]) -> Any:
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if arguments["out"] is not None:
         if recorded:
-            raise ValueError("out: cannot be given where a tensor requires grad, outside of torch.no_grad()")
-        return call.run(tensors, _to_numpy, _from_numpy)
+            raise ValueError("out: cannot be given where a tensor requires grad, except in torch.no_grad()")
+        return _call_into_out(call, tensors)
     plain = not recorded and not torch._C._are_functorch_transforms_active()
     ragged = isinstance(arguments["x"], list)
     if "flatten" not in arguments:
@@ -41,6 +41,15 @@ def _call(call: Call, tensors: list[torch.Tensor]) -> Any:
     flat = call.changed(flatten=True, return_indices=indices or (recorded and arguments["mode"] == "max"))
     results = _entry(_Forward, plain)(flat, *tensors[:maps], *(tensor.detach() for tensor in tensors[maps:]))
     return call.present(results if indices else results[:1], tensors[0])
+
+
+def _call_into_out(call: Call, tensors: list[torch.Tensor]) -> Any:
+    """Call an operator that writes to tensors, and let autograd know that it did."""
+    out = call.arguments["out"]
+    places = [place for place in (out if isinstance(out, tuple) else (out,)) if isinstance(place, Place)]
+    results = call.run(tensors, _to_numpy, _from_numpy)
+    torch.autograd.graph.increment_version([tensors[place.i] for place in places])
+    return results
 
 
 def _entry(operator: type[_Operator], plain: bool) -> Callable[..., tuple[torch.Tensor, ...]]:
