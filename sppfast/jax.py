@@ -17,6 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from numpy.typing import NDArray
 
+from .arrays import take_maps
 from .dispatch import Call
 from .windows import parse_rois
 
@@ -71,16 +72,16 @@ def _abstract(*arrays: Any, call: Call) -> list[jax.core.ShapedArray]:
     zeros = [np.broadcast_to(np.zeros((), array.dtype), array.shape) for array in arrays]
     arguments = call.filled(lambda place: zeros[place.i])
     x = arguments["x"]
-    ragged = isinstance(x, list)
     if "grad" in arguments:
-        return [jax.core.ShapedArray(item.shape, item.dtype) for item in (x if ragged else [x])]
-    maps = x if ragged or x.ndim != 3 else x[None]
-    rows = (len(maps),) if maps is x else ()
+        return [jax.core.ShapedArray(item.shape, item.dtype) for item in (x if isinstance(x, list) else [x])]
+    _, maps = take_maps(x, arguments["layout"])
+    rows = () if maps.single else (maps.count,)
     if "rois" in arguments:
-        _, index = parse_rois(arguments["rois"], arguments["batch_index"], len(maps))
-        rows = (len(index),)
+        _, index = parse_rois(arguments["rois"], arguments["batch_index"], maps.count)
+        rows = index.shape
         arguments |= {"rois": np.empty((0, 4)), "batch_index": None}
-    arguments["x"] = maps[0][None][:0] if ragged else maps[:0]
+    first = x[0] if maps.ragged else x
+    arguments["x"] = first[None][:0] if first.ndim == 3 else first[:0]
     none = call.function(**arguments)  # of no maps: checks the options, and tells the length and the dtype of a row
     return [
         jax.core.ShapedArray(rows + result.shape[1:], jax.dtypes.canonicalize_dtype(result.dtype))
@@ -97,8 +98,8 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, call: Call) -> Any:
         return [np.asarray(result, aval.dtype) for result, aval in zip(results, ctx.avals_out, strict=True)]
 
     avals: Any = ctx.avals_in, ctx.avals_out
-    emitted = mlir.emit_python_callback(ctx, run, None, operands, *avals, has_side_effect=False, returns_token=False)
-    return emitted[0]
+    results, *_ = mlir.emit_python_callback(ctx, run, None, operands, *avals, has_side_effect=False)
+    return results
 
 
 def _batch(arrays: Any, axes: Any, *, call: Call) -> Any:
