@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .dispatch import Call, Place
 from .geometry import ConvGeometry, as_geometry
-from .pooling import MODES, pool, roi_pool
+from .pooling import MODES, pool, roi_align, roi_pool
 from .pyramid import Levels, Pyramid, one_of
 from .windows import ROUNDINGS
 
@@ -241,3 +241,71 @@ class RoIPyramidPool(torch.nn.Module):
         """Options, as `repr` shows them."""
         options = f"geometry={self.geometry}, rounding={self.rounding!r}, mode={self.mode!r}"
         return f"levels={self.pyramid.levels}, {options}"
+
+
+class RoIAlign(torch.nn.Module):
+    """Sample windows of images out of their maps, by bilinear interpolation: `sppfast.roi_align` as a layer.
+
+    Parameters
+    ----------
+    levels : int or sequence of int or (rows, columns)
+        The grids of bins that each window is divided into.
+    geometry : float or ConvGeometry
+        Where the cells of the maps lie in the image; a number is a stride with offset 0.
+    sampling_ratio : int
+        Samples along each side of a bin; 0: as many as it has cells, rounded up.
+    aligned : bool
+        Whether pixel coordinates are shifted by half a cell, see `sppfast.roi_align`.
+    mode : {"avg", "max"}
+        Mean or maximum of the samples of a bin.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is none of the above.
+
+    References
+    ----------
+    He, Gkioxari, Dollar, Girshick: Mask R-CNN, ICCV 2017, section 3; ``torchvision.ops.RoIAlign``.
+
+    Examples
+    --------
+    >>> import torch, sppfast.torch
+    >>> layer = sppfast.torch.RoIAlign(7, geometry=16)
+    >>> rois = torch.tensor([[0, 0, 0, 223, 223], [1, 100, 50, 400, 600]])
+    >>> layer(torch.zeros(2, 256, 38, 63), rois).shape
+    torch.Size([2, 12544])
+    """
+
+    def __init__(
+        self,
+        levels: Levels = (7,),
+        geometry: float | ConvGeometry = 16,
+        sampling_ratio: int = 2,
+        aligned: bool = True,
+        mode: str = "avg",
+    ) -> None:
+        super().__init__()
+        self.pyramid = Pyramid(levels)
+        self.geometry = as_geometry(geometry)
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.mode = one_of("mode", mode, MODES)
+
+    def forward(self, x: torch.Tensor | list[torch.Tensor], rois: Any, batch_index: ArrayLike | None = None) -> Any:
+        """Sample windows (R, 5), or (R, 4) with their maps (R,), or a list of (Ri, 4), into (R, F)."""
+        return roi_align(
+            x,
+            rois,
+            self.pyramid.levels,
+            geometry=self.geometry,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+            batch_index=batch_index,
+            mode=self.mode,
+        )
+
+    def extra_repr(self) -> str:
+        """Options, as `repr` shows them."""
+        options = f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}, mode={self.mode!r}"
+        return f"levels={self.pyramid.levels}, geometry={self.geometry}, {options}"

@@ -160,6 +160,8 @@ def test_gradcheck(mode, layout, x, rois):
     for rounding in ("sppnet", "fast_rcnn"):
         pool = functools.partial(sppfast.roi_pool, geometry=28, rounding=rounding, batch_index=INDEX, **options)
         assert torch.autograd.gradcheck(pool, (x, rois, (2, 1)))
+    align = functools.partial(sppfast.roi_align, geometry=28, batch_index=INDEX, **options)
+    assert torch.autograd.gradcheck(align, (x, rois, (2, 1)))
 
 
 def test_some_maps_need_no_gradient(x):
@@ -284,6 +286,12 @@ MODULES = [
         "RoIPyramidPool(levels=((3, 3), (2, 1)), geometry=ConvGeometry(stride=8.0, offset=0.0, receptive_field=1.0, "
         "layers=()), rounding='fast_rcnn', mode='avg')",
     ),
+    (
+        sppfast.torch.RoIAlign(LEVELS, geometry=8, sampling_ratio=0, aligned=False, mode="max"),
+        lambda x, rois: sppfast.roi_align(x, rois, LEVELS, geometry=8, sampling_ratio=0, aligned=False, mode="max"),
+        "RoIAlign(levels=((3, 3), (2, 1)), geometry=ConvGeometry(stride=8.0, offset=0.0, receptive_field=1.0, "
+        "layers=()), sampling_ratio=0, aligned=False, mode='max')",
+    ),
 ]
 modules = pytest.mark.parametrize("module, function, shown", MODULES, ids=[type(case[0]).__name__ for case in MODULES])
 
@@ -315,7 +323,7 @@ def test_wrong_options_of_modules():
         sppfast.torch.SpatialPyramidPool(0)
     with raises(ValueError, "bins", "'round'"):
         sppfast.torch.SpatialPyramidPool(bins="round")
-    for kind in (sppfast.torch.SpatialPyramidPool, sppfast.torch.RoIPyramidPool):
+    for kind in (sppfast.torch.SpatialPyramidPool, sppfast.torch.RoIPyramidPool, sppfast.torch.RoIAlign):
         with raises(ValueError, "mode", "'median'"):
             kind(mode="median")
     with raises(ValueError, "geometry", -1):

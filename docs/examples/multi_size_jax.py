@@ -1,6 +1,6 @@
 """Multi-size training in JAX: one network, two image sizes in turn, tested at a third size that it never saw.
 
-The same as ``multi_size_torch.py``; the whole step, sppfast's pyramid in it, is one function under ``jit`` and ``grad``.
+The same as ``multi_size_torch.py``; a whole step, the pyramid in it, is one function under ``jit`` and ``grad``.
 
     python docs/examples/multi_size_jax.py
 """
