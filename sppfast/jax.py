@@ -7,6 +7,7 @@ that is the first. The primitive below takes the memory of XLA as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -33,11 +34,15 @@ def call(call: Call, arrays: list[jax.Array]) -> Any:
         gradients = _bind(call, *arrays)
         return gradients if isinstance(call.arguments["x"], list) else gradients[0]
     flat = call.changed(flatten=True)
-    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+    if _traced(arrays):
         forward = jax.custom_vjp(partial(_bind, flat))
         forward.defvjp(partial(_bind_with_indices, flat), partial(_pull_back, flat))
         return call.present(forward(*arrays), arrays[0])
     return call.present(_run(*arrays, call=flat), arrays[0])
+
+
+def _traced(arrays: Iterable[Any]) -> bool:
+    return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
 def _bind(call: Call, *arrays: jax.Array) -> list[jax.Array]:
@@ -111,7 +116,8 @@ def _batch(arrays: Any, axes: Any, *, call: Call) -> Any:
         return _bind(call, *(next(rest) if m else array for array, m in zip(arrays, mapped, strict=True)))
 
     items = [jnp.moveaxis(array, axis, 0) for array, axis, m in zip(arrays, axes, mapped, strict=True) if m]
-    results: list[jax.Array] = jax.lax.map(one, items)
+    with jax.disable_jit(not _traced(arrays)):  # what is compiled for one call is of no use to the next
+        results: list[jax.Array] = jax.lax.map(one, items)
     return results, [0] * len(results)
 
 

@@ -115,17 +115,18 @@ def weighted(function):
 
 
 @compiled
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("mode", ["max", "avg"])
-def test_grad(mode, transform, array, windows):
-    x = jnp.asarray(array)
-    weights = np.linspace(-1, 2, 2 * 33, dtype=np.float32).reshape(2, 33)
-    got = transform(jax.grad(weighted(lambda x: sppfast.pool(x, LEVELS, mode=mode))))(x)
-    assert got.dtype == x.dtype
-    np.testing.assert_allclose(got, sppfast.pool_backward(weights, array, LEVELS, mode=mode), rtol=1e-5, atol=1e-6)
-    weights = np.linspace(-1, 2, 5 * 12, dtype=np.float32).reshape(5, 12)
-    pool = functools.partial(sppfast.roi_pool, levels=2, mode=mode, batch_index=INDEX)
-    got = transform(jax.grad(weighted(pool)))(x, jnp.asarray(windows))
-    want = sppfast.roi_pool_backward(weights, array, windows, 2, mode=mode, batch_index=INDEX)
+@pytest.mark.parametrize("name", ["pool", "roi_pool", "roi_align"])
+def test_grad(name, mode, layout, transform, array, windows):
+    arguments = [array] if name == "pool" else [array, windows]
+    options = {"mode": mode, "layout": layout} | ({} if name == "pool" else {"batch_index": INDEX})
+    operator = functools.partial(getattr(sppfast, name), levels=LEVELS, **options)
+    got = transform(jax.grad(weighted(operator)))(*map(jnp.asarray, arguments))
+    result = operator(*arguments)
+    weights = np.linspace(-1, 2, result.size, dtype=np.float32).reshape(result.shape)
+    want = getattr(sppfast, f"{name}_backward")(weights, *arguments, levels=LEVELS, **options)
+    assert got.dtype == array.dtype
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
