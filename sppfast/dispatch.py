@@ -22,9 +22,6 @@ class SupportsDLPack(Protocol):
     def __dlpack__(self) -> Any:
         """Give the memory, in a capsule."""
 
-    def __dlpack_device__(self) -> Any:
-        """Tell the type and the number of the device that the memory is of."""
-
 
 Arrays: TypeAlias = SupportsDLPack | Sequence[SupportsDLPack]
 

@@ -19,7 +19,7 @@ from .windows import ROUNDINGS
 def call(call: Call, tensors: list[torch.Tensor]) -> Any:
     """Call an operator with tensors; torch.compile is kept out of it."""
     if torch.compiler.is_compiling():
-        return torch.compiler.disable(_call, reason="sppfast computes in NumPy arrays")(call, tensors)
+        return torch.compiler.disable(_call)(call, tensors)
     return _call(call, tensors)
 
 
@@ -48,7 +48,8 @@ def _call_into_out(call: Call, tensors: list[torch.Tensor]) -> Any:
     out = call.arguments["out"]
     places = [place for place in (out if isinstance(out, tuple) else (out,)) if isinstance(place, Place)]
     results = call.run(tensors, _to_numpy, _from_numpy)
-    torch.autograd.graph.increment_version([tensors[place.i] for place in places])
+    for place in places:
+        torch.autograd.graph.increment_version(tensors[place.i])
     return results
 
 

@@ -87,11 +87,6 @@ def test_maps_of_different_sizes(wrap, sequence, rng):
     assert_equal(unwrap(got), sppfast.roi_pool(maps, groups))
 
 
-def test_levels_that_can_be_read_once(wrap, rng):
-    x = make(rng, (3, 9, 7))
-    assert_equal(unwrap(sppfast.pool(wrap(x), iter([4, (2, 1)]))), sppfast.pool(x, (4, (2, 1))))
-
-
 @pytest.mark.parametrize("dtype", ["float64", "int32", "uint8"])
 def test_dtypes(wrap, dtype, rng):
     x = make(rng, (2, 3, 9, 7), dtype)

@@ -71,6 +71,11 @@ def test_forms(options, layout, recorded, x, rois):
     assert (first[0] if isinstance(first, tuple) else first).requires_grad == recorded
 
 
+def test_levels_that_can_be_read_once(x):
+    got = sppfast.pool(x, iter(LEVELS), flatten=False)
+    assert_equal(as_numpy(got), sppfast.pool(x.numpy(), LEVELS, flatten=False))
+
+
 @record
 def test_maps_of_different_sizes(recorded, rng, rois):
     arrays = [make(rng, shape) for shape in ((3, 9, 7), (3, 4, 12))]
