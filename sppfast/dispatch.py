@@ -104,7 +104,7 @@ def call_foreign(function: Callable[..., Any], /, **arguments: Any) -> Any:
     if isinstance(arguments["levels"], Iterator):
         arguments["levels"] = tuple(arguments["levels"])  # it is read more than once
     x = arguments["x"]
-    kind, adapter = _adapter(_first(x))
+    kind, apply = _adapter(_first(x))
     if isinstance(x, Sequence):
         arguments["x"] = list(x)
         for i, item in enumerate(x):
@@ -112,7 +112,7 @@ def call_foreign(function: Callable[..., Any], /, **arguments: Any) -> Any:
                 raise TypeError(f"x[{i}]: expected {kind.__name__} as x[0] is, got {type(item).__name__}")
     arrays: list[Any] = []
     places = {name: _take_out(name, arguments[name], kind, arrays) for name in ARRAYS if name in arguments}
-    return adapter(Call(function, arguments | places), arrays)
+    return apply(Call(function, arguments | places), arrays)
 
 
 def _first(x: Any) -> Any:
@@ -121,18 +121,13 @@ def _first(x: Any) -> Any:
 
 
 def _adapter(array: Any) -> tuple[type, Callable[[Call, list[Any]], Any]]:
-    """Find what calls operators with arrays of this type, which are instances of the type returned."""
-    for name, type_name in FRAMEWORKS.items():
-        kind = getattr(sys.modules.get(name), type_name, None)
-        if kind is not None and isinstance(array, kind):
-            return kind, _call_of(name)
-    return type(array), _call_of("dlpack")
-
-
-def _call_of(name: str) -> Callable[[Call, list[Any]], Any]:
-    module = sys.modules.get(f"{__package__}.{name}") or importlib.import_module(f".{name}", __package__)
-    function: Callable[[Call, list[Any]], Any] = module.call
-    return function
+    """Find what applies operators to arrays of this type, which are instances of the type returned."""
+    name, kind = "dlpack", type(array)
+    for framework, type_name in FRAMEWORKS.items():
+        known = getattr(sys.modules.get(framework), type_name, None)
+        if known is not None and isinstance(array, known):
+            name, kind = framework, known
+    return kind, importlib.import_module(f".{name}", __package__).apply
 
 
 def _take_out(name: str, value: Any, kind: type, arrays: list[Any]) -> Any:

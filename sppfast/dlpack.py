@@ -16,7 +16,7 @@ CPU_DEVICES = (1, 3, 11, 13)
 DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 14: "oneAPI"}
 
 
-def call(call: Call, arrays: list[Any]) -> Any:
+def apply(call: Call, arrays: list[Any]) -> Any:
     """Call an operator with arrays of one library."""
     return call.run(arrays, _to_numpy, _importer(arrays[0]))
 

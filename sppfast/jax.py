@@ -26,7 +26,7 @@ _operator = Primitive("sppfast")
 _operator.multiple_results = True
 
 
-def call(call: Call, arrays: list[jax.Array]) -> Any:
+def apply(call: Call, arrays: list[jax.Array]) -> Any:
     """Call an operator with arrays, or with what JAX puts in their place while it traces."""
     if call.arguments["out"] is not None:
         raise ValueError("out: arrays of JAX cannot be written to, expected None")

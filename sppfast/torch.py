@@ -16,21 +16,21 @@ from .pyramid import Levels, Pyramid, one_of
 from .windows import ROUNDINGS
 
 
-def call(call: Call, tensors: list[torch.Tensor]) -> Any:
+def apply(call: Call, tensors: list[torch.Tensor]) -> Any:
     """Call an operator with tensors; torch.compile is kept out of it."""
     if torch.compiler.is_compiling():
-        return torch.compiler.disable(_call)(call, tensors)
-    return _call(call, tensors)
+        return torch.compiler.disable(_apply)(call, tensors)
+    return _apply(call, tensors)
 
 
-def _call(call: Call, tensors: list[torch.Tensor]) -> Any:
+def _apply(call: Call, tensors: list[torch.Tensor]) -> Any:
     """Call an operator with tensors, so that autograd knows of it."""
     arguments = call.arguments
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if arguments["out"] is not None:
         if recorded:
             raise ValueError("out: cannot be given where a tensor requires grad, except in torch.no_grad()")
-        return _call_into_out(call, tensors)
+        return _apply_into_out(call, tensors)
     plain = not recorded and not torch._C._are_functorch_transforms_active()
     ragged = isinstance(arguments["x"], list)
     if "flatten" not in arguments:
@@ -43,10 +43,10 @@ def _call(call: Call, tensors: list[torch.Tensor]) -> Any:
     return call.present(results if indices else results[:1], tensors[0])
 
 
-def _call_into_out(call: Call, tensors: list[torch.Tensor]) -> Any:
+def _apply_into_out(call: Call, tensors: list[torch.Tensor]) -> Any:
     """Call an operator that writes to tensors, and let autograd know that it did."""
     out = call.arguments["out"]
-    places = [place for place in (out if isinstance(out, tuple) else (out,)) if isinstance(place, Place)]
+    places = [place for place in (out if isinstance(out, list | tuple) else [out]) if isinstance(place, Place)]
     results = call.run(tensors, _to_numpy, _from_numpy)
     for place in places:
         torch.autograd.graph.increment_version(tensors[place.i])
