@@ -31,7 +31,7 @@ def _apply(call: Call, tensors: list[torch.Tensor]) -> Any:
         if recorded:
             raise ValueError("out: cannot be given where a tensor requires grad, except in torch.no_grad()")
         return _apply_into_out(call, tensors)
-    plain = not recorded and not torch._C._are_functorch_transforms_active()
+    plain = not recorded and not torch._C._are_functorch_transforms_active()  # what Function.apply asks itself
     ragged = isinstance(arguments["x"], list)
     if "flatten" not in arguments:
         gradients = _entry(_Backward, plain)(call, *tensors)
