@@ -38,11 +38,13 @@ void roi_pool_backward(const float *grad, const int *indices, const float *rois,
                        long width, long n, float *result)
 {
     memset(result, 0, sizeof(float) * channels * height * width);
-    for (long i = 0; i < count * channels * n * n; i++) {
-        long c = i / (n * n) % channels, r = i / (n * n) / channels;
-        if (indices[i] >= 0)
-            result[((long)rois[5 * r] * channels + c) * height * width + indices[i]] += grad[i];
-    }
+    for (long r = 0; r < count; r++)
+        for (long c = 0; c < channels; c++) {
+            float *plane = result + ((long)rois[5 * r] * channels + c) * height * width;
+            for (long i = 0; i < n * n; i++, grad++, indices++)
+                if (*indices >= 0)
+                    plane[*indices] += *grad;
+        }
 }
 
 static void taps(float at, long side, long *low, long *high, float *low_weight, float *high_weight)

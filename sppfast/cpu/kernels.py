@@ -79,10 +79,11 @@ from .lanes import (
     GRAD_AT,  # gradients of the result
     GRAD_STEP,
     WHAT,  # is scattered, see `scatter`
+    GROUP,  # channels of a task, for `scatter`
     LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     FIELDS,
-) = range(39)
+) = range(40)
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)

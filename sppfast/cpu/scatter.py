@@ -1,7 +1,7 @@
 """Kernels of gradients that go channel by channel: of maxima, and of the means of whole maps.
 
-A task has `GROUP` channels of one map to itself, (H, W) planes side by side in memory, so that no two threads write one
-cell and the order of a sum never changes.
+A task has a group of channels of one map to itself, (H, W) planes side by side in memory, as many as a near cache
+holds. So no two threads write one cell, and the order of a sum never changes.
 """
 
 from math import inf
@@ -19,6 +19,7 @@ from .kernels import (
     FIRST,
     GRAD_AT,
     GRAD_STEP,
+    GROUP,
     INDEX_AT,
     INDEX_STEP,
     LEVEL_BYTES,
@@ -65,7 +66,7 @@ from .lanes import (
 )
 from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
 
-GROUP = 16
+AHEAD = 2  # windows, whose gradients are on their way here while one is scattered
 MAXIMA, PEAKS, MEANS = range(3)  # what a call scatters
 
 
@@ -127,7 +128,7 @@ def prefetch_run(at, size):
 
 @routine()
 def scatter_window(desc, planes, map_, row, next_row, channel, valid, t):
-    """Add the gradients of a window's maxima to their cells, and fetch those of the next window meanwhile."""
+    """Add the gradients of a window's maxima to their cells, and fetch those of one to come meanwhile."""
     area, channels = load_i64(map_, 1) * load_i64(map_, 2), load_i64(desc, CHANNELS)
     grad = load_i64(desc, GRAD_AT) + next_row * load_i64(desc, GRAD_STEP)
     index = load_i64(desc, INDEX_AT) + next_row * load_i64(desc, INDEX_STEP)
@@ -273,11 +274,11 @@ def spread_map(desc, planes, map_, row, channel, valid, scratch, t):
 @routine()
 def run_task(desc, task, worker, t):
     """Sum the gradients of all windows of one map, one group of channels."""
-    blocks, what = load_i64(desc, BLOCKS), load_i64(desc, WHAT)
-    number, channel = task // blocks, task % blocks * GROUP
+    blocks, group, what = load_i64(desc, BLOCKS), load_i64(desc, GROUP), load_i64(desc, WHAT)
+    number, channel = task // blocks, task % blocks * group
     map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
     source = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
-    valid = min(GROUP, load_i64(desc, CHANNELS) - channel)
+    valid = min(group, load_i64(desc, CHANNELS) - channel)
     size = load_i64(map_, 1) * load_i64(map_, 2) * item_bytes(t)
     planes = load_i64(load_i64(desc, OUT_AT), number) + channel * size
     scratch = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
@@ -288,7 +289,7 @@ def run_task(desc, task, worker, t):
     for i in range(load_i64(starts, number), last):
         row = load_i64(rows, i)
         if what == MAXIMA:
-            scatter_window(desc, planes, map_, row, load_i64(rows, min(i + 1, last - 1)), channel, valid, t)
+            scatter_window(desc, planes, map_, row, load_i64(rows, min(i + AHEAD, last - 1)), channel, valid, t)
         elif what == PEAKS:
             scatter_peaks(desc, planes, map_, source, row, channel, valid, t)
         else:

@@ -33,6 +33,8 @@ from .order import order_by_map
 
 LANES_BYTES = 2**18  # of gradients of one channel block: up to here they lie in a near cache
 WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
+NEAR_BYTES = 2**15  # of gradients that are scattered together: a first-level cache
+MAX_GROUP = 16  # channels
 TABLE_BYTES = 2**25  # of taps, at a time
 TABLE_WINDOWS = 64  # for a task that lists taps
 
@@ -195,7 +197,7 @@ def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArra
         return spread_means(grad, maps, plan, index, targets, workers)
     lines, widest = int(plan.levels[:, ROWS].sum()), 8 * int(maps.widths.max()) + LINE_BYTES
     fields = {**edge_fields(plan), **map_fields(maps), kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
-    scratch = (2 + scatter.GROUP * lines) * widest + 16 * lines + 2 * LINE_BYTES
+    scratch = (2 + _group(maps) * lines) * widest + 16 * lines + 2 * LINE_BYTES
     _scatter(grad, maps, fields, None, index, targets, scratch, workers)
 
 
@@ -210,9 +212,11 @@ def _scatter(
     workers: int | None,
 ) -> None:
     kernel = kernel_of(maps.name, "peak", 0, scatter.build)
-    blocks = -(-maps.channels // scatter.GROUP)
+    group = _group(maps)
+    blocks = -(-maps.channels // group)
     addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
     fields |= {
+        kernels.GROUP: group,
         kernels.BLOCKS: blocks,
         kernels.GRAD_AT: address_of(grad),
         kernels.GRAD_STEP: grad.strides[0],
@@ -245,6 +249,11 @@ def _run(
     }
     launch = Launch(kernel, fill_fields(values), tasks, parallel, step, order)
     run(launch, launch.fields, workers)
+
+
+def _group(maps: Maps) -> int:
+    """Count the channels whose gradients are scattered together."""
+    return min(max(NEAR_BYTES // (maps.largest * maps.dtype.itemsize), 1), MAX_GROUP)
 
 
 def _narrow(maps: Maps) -> int:
