@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import re
 import signal
@@ -17,6 +16,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 import sppfast
+
+from .files import replacing
+from .progress import progress
 
 CHUNK_BYTES = 64 * 2**20  # of the input: bounds the memory in use, and is long enough to keep every core busy
 
@@ -124,7 +126,7 @@ def _pool(arguments: argparse.Namespace) -> None:
     count = len(_batch(x))
     step = max(1, CHUNK_BYTES * count // max(1, x.nbytes))
     shape = (count, *nothing.shape[1:]) if x.ndim == 4 else nothing.shape[1:]
-    with _new_npy(arguments.output, nothing.dtype, shape) as out, _progress(count) as bar:
+    with _new_npy(arguments.output, nothing.dtype, shape) as out, progress(count, "maps") as bar:
         rows = out if x.ndim == 4 else out[None]
         for start in range(0, count, step):
             chunk = slice(start, min(start + step, count))
@@ -141,23 +143,16 @@ def _batch(x: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def _new_npy(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """Give a memory-mapped array that becomes the file `path` if the block ends well, and nothing if not."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     # A job scheduler's SIGTERM must clean up as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        out = open_memmap(part, mode="w+", dtype=dtype, shape=shape)
-        _reserve(part)
-        yield out
-        out.flush()
-        os.replace(part, path)
-    except OSError as error:  # names the file that the caller asked for
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with replacing(path) as part:
+            out = open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+            _reserve(part)
+            yield out
+            out.flush()
     finally:
         signal.signal(signal.SIGTERM, before)
-        part.unlink(missing_ok=True)
 
 
 def _reserve(path: Path) -> None:
@@ -165,20 +160,3 @@ def _reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-class _NoBar:
-    def update(self, count: int) -> None:
-        """Take the progress, and show nothing."""
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """Show the progress over `total` maps after a second, on a terminal, where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield _NoBar()
-        return
-    with tqdm(total=total, unit=" maps", delay=1, disable=None, leave=False) as bar:
-        yield bar

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -26,9 +26,12 @@ def progress(total: int, unit: str, what: str | None = None) -> Iterator[Any]:
         yield bar
 
 
-def tracked(items: Iterable[Item], total: int, unit: str, what: str) -> Iterator[Item]:
-    """Go through items, and show the progress."""
-    with progress(total, unit, what) as bar:
+def tracked(items: Collection[Item], unit: str, what: str, show: bool = True) -> Iterator[Item]:
+    """Go through items, and show the progress if that is wanted."""
+    if not show:
+        yield from items
+        return
+    with progress(len(items), unit, what) as bar:
         for item in items:
             yield item
             bar.update(1)

@@ -12,6 +12,7 @@ import pytest
 
 import sppfast
 from sppfast import cli
+from sppfast.progress import progress
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_progress_on_a_terminal(monkeypatch):
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with cli._progress(10) as bar:
+    with progress(10, "maps") as bar:
         bar.update(1)
         assert terminal.getvalue() == ""
         time.sleep(1.1)

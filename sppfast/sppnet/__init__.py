@@ -1,5 +1,9 @@
 """The SPP-net system: classification and detection at any image size, on features that are computed once."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .backbone import OnnxBackbone
 from .bodies import random_body
 from .boxes import decode_boxes, encode_boxes, iou, nms
@@ -7,8 +11,15 @@ from .evaluation import average_precision, mean_average_precision
 from .onnx_geometry import onnx_geometry
 from .proposals import selective_search
 
+if TYPE_CHECKING:
+    from .classifier import SpatialPyramidTransformer, SPPClassifier
+    from .detector import SPPDetector
+
 __all__ = [
     "OnnxBackbone",
+    "SPPClassifier",
+    "SPPDetector",
+    "SpatialPyramidTransformer",
     "average_precision",
     "decode_boxes",
     "encode_boxes",
@@ -19,3 +30,14 @@ __all__ = [
     "random_body",
     "selective_search",
 ]
+
+_ESTIMATORS = {"SPPClassifier": "classifier", "SpatialPyramidTransformer": "classifier", "SPPDetector": "detector"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the estimators, and with them scikit-learn, on first use."""
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_ESTIMATORS[name]}", __name__), name)
