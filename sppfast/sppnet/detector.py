@@ -265,6 +265,11 @@ class SPPDetector(BaseEstimator):
         """
         return storage.load(cls, Path(path), backbone, proposals)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags
+
     # ---- the stages of `predict`, which benchmarks take the time of
 
     def window_features(self) -> WindowFeatures:
