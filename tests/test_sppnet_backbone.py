@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
-from sppfast import ConvGeometry  # noqa: E402
-from sppfast.sppnet import OnnxBackbone, onnx_geometry, random_body  # noqa: E402
-from sppfast.sppnet.backbone import feature_map, geometry_of  # noqa: E402
+from sppfast import ConvGeometry
+from sppfast.sppnet import OnnxBackbone, onnx_geometry, random_body
+from sppfast.sppnet.backbone import feature_map, geometry_of
 
 SIDES = (None, 3, "h", "w")
 

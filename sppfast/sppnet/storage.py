@@ -68,10 +68,8 @@ def load(
         raise ValueError(f"{path}: not a file that SPPDetector.save wrote, or damaged") from None
     if version != VERSION:
         raise ValueError(f"{path}: is of format version {version}, expected {VERSION}")
-    if backbone is None:
-        if not header["onnx"]:
-            raise ValueError(f"{path}: the backbone is not in the file, expected backbone=")
-        backbone = OnnxBackbone(arrays["onnx"].tobytes(), mean=arrays["mean"], std=arrays["std"])
+    if backbone is None and not header["onnx"]:
+        raise ValueError(f"{path}: the backbone is not in the file, expected backbone=")
     if proposals is None and not header["default_proposals"]:
         raise ValueError(f"{path}: the proposals are not in the file, expected proposals=")
     try:
@@ -93,10 +91,12 @@ def _build(
     cls: type[SPPDetector],
     header: dict[str, Any],
     arrays: dict[str, Any],
-    backbone: Backbone,
+    backbone: Backbone | None,
     proposals: Callable[[Image], ArrayLike] | None,
 ) -> SPPDetector:
     """Put a detector together, and check that its parts fit."""
+    if backbone is None:
+        backbone = OnnxBackbone(arrays["onnx"].tobytes(), mean=arrays["mean"], std=arrays["std"])
     geometry = None
     if header["geometry"] is not None:
         stride, offset, receptive_field, layers = header["geometry"]
