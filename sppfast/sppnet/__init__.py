@@ -10,6 +10,7 @@ from .boxes import decode_boxes, encode_boxes, iou, nms
 from .evaluation import average_precision, mean_average_precision
 from .onnx_geometry import onnx_geometry
 from .proposals import selective_search
+from .voc import load_voc
 
 if TYPE_CHECKING:
     from .classifier import SpatialPyramidTransformer, SPPClassifier
@@ -24,6 +25,7 @@ __all__ = [
     "decode_boxes",
     "encode_boxes",
     "iou",
+    "load_voc",
     "mean_average_precision",
     "nms",
     "onnx_geometry",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,3 +46,13 @@ def resize_to(image: Image, scale: int | None) -> Image:
     height, width = image.shape[:2]
     factor = scale / min(height, width)
     return resize(image, max(1, round(height * factor)), max(1, round(width * factor)))
+
+
+def read_image(path: Path) -> Image:
+    """Read an image file as RGB, upright; grey ones become RGB too, and transparency is dropped."""
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    if pixels is None:
+        raise ValueError(f"{path}: not an image, or damaged")
+    return np.ascontiguousarray(pixels[..., ::-1])
