@@ -1,9 +1,10 @@
-"""The command line: ``sppfast pool``, ``sppfast info`` and ``sppfast demo``."""
+"""The command line: ``sppfast pool``, ``sppfast detect``, ``sppfast info`` and ``sppfast demo``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import os
 import re
 import signal
@@ -17,8 +18,9 @@ from numpy.lib.format import open_memmap
 
 import sppfast
 
+from .extras import require
 from .files import replacing
-from .progress import progress
+from .progress import progress, tracked
 
 CHUNK_BYTES = 64 * 2**20  # of the input: bounds the memory in use, and is long enough to keep every core busy
 
@@ -66,7 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="print the versions and settings that a bug report needs")
     info.set_defaults(run=_info)
 
-    demo = commands.add_parser("demo", help="pool photographs, and draw the bins over one of them")
+    detect = commands.add_parser(
+        "detect",
+        help="find objects in images",
+        description="Find objects in images by a detector that SPPDetector.save wrote. DIR gets a picture of each image, "
+        "with boxes drawn, and detections.csv.",
+        allow_abbrev=False,
+    )
+    detect.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
+    detect.add_argument("--model", type=Path, metavar="FILE", required=True, help="the detector")
+    detect.add_argument("--out", type=Path, metavar="DIR", required=True, help="made if missing")
+    detect.add_argument("--score", type=float, metavar="S", default=0.0, help="least score of what is shown [0]")
+    detect.set_defaults(run=_detect)
+
+    demo = commands.add_parser("demo", help="pool photographs, find digits on photographs, and draw both")
     demo.add_argument("--out", type=Path, default=Path("sppfast-demo"), metavar="DIR", help="[sppfast-demo]")
     demo.set_defaults(run=_demo)
     return parser
@@ -112,6 +127,33 @@ def _demo(arguments: argparse.Namespace) -> None:
     from sppfast import demo
 
     demo.run(arguments.out)
+
+
+def _detect(arguments: argparse.Namespace) -> None:
+    require("sppfast detect", "sppnet", "cv2", "matplotlib", "onnx", "onnxruntime", "sklearn")
+    from sppfast.sppnet import SPPDetector
+    from sppfast.sppnet.drawing import draw_detections
+    from sppfast.sppnet.images import read_image
+
+    pictures = [arguments.out / f"{image.stem}.png" for image in arguments.images]
+    for image, picture in zip(arguments.images, pictures, strict=True):
+        if pictures.count(picture) > 1 or picture.resolve() == image.resolve():
+            raise ValueError(f"{image}: its picture {picture} would replace another image or picture")
+    detector = SPPDetector.load(arguments.model)
+    detector.set_params(score_threshold=arguments.score)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows: list[list[Any]] = []
+    for path, picture in zip(tracked(arguments.images, "images", "detection"), pictures, strict=True):
+        image = read_image(path)
+        try:
+            boxes, scores, labels = detector.predict(image)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        draw_detections(image, boxes, scores, labels, detector.classes_, picture)
+        rows += [[path, n, f"{s:.4f}", *b.round(2)] for b, s, n in zip(boxes, scores, labels, strict=True)]
+        print(f"{path}: {len(boxes)} found -> {picture}")
+    with replacing(arguments.out / "detections.csv") as part, open(part, "w", newline="") as file:
+        csv.writer(file).writerows([["image", "label", "score", "x0", "y0", "x1", "y1"], *rows])
 
 
 def _pool(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -14,11 +13,14 @@ from numpy.typing import NDArray
 
 import sppfast
 
+from .extras import require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Floats: TypeAlias = NDArray[np.float32]
 
+NEEDS = ("cv2", "matplotlib", "onnx", "onnxruntime", "skimage", "sklearn", "tqdm")
 LEVELS = (6, 3, 2, 1)
 WINDOWS = 300
 WAVELENGTHS = (4.0, 8.0, 16.0, 32.0)  # of the filters, in pixels
@@ -30,19 +32,19 @@ GEOMETRY = sppfast.ConvGeometry.from_layers([(8, 8, 0)])
 
 
 def run(folder: Path) -> None:
-    """Pool photographs, print a table, and draw the bins over one of them.
+    """Pool photographs, print a table, draw the bins over one of them; then learn to find digits on photographs.
 
     Parameters
     ----------
     folder : Path
-        Where the picture ``bins.png`` goes; made if missing.
+        Where the pictures ``bins.png`` and ``detection.png`` go; made if missing.
 
     Raises
     ------
     ImportError
-        If scikit-learn, scikit-image or matplotlib is not installed.
+        If a package of the extra ``demo`` is not installed.
     """
-    _require("matplotlib", "skimage", "sklearn")
+    require("the demo", "demo", *NEEDS)
     photographs = load_photographs()
     print("computing feature maps ...", flush=True)
     maps = {name: feature_map(photograph) for name, photograph in photographs.items()}
@@ -62,6 +64,10 @@ def run(folder: Path) -> None:
     draw(photographs["china"], maps["china"], path)
     print(f"the bins over a photograph: {path}")
 
+    from .sppnet import demo as detection
+
+    detection.run(folder)
+
 
 def load_photographs() -> dict[str, NDArray[np.uint8]]:
     """Colour photographs that come with scikit-learn and scikit-image, ``(H, W, 3)``."""
@@ -75,12 +81,6 @@ def load_photographs() -> dict[str, NDArray[np.uint8]]:
     photographs["china"] = load_sample_image("china.jpg")
     photographs["flower"] = load_sample_image("flower.jpg")
     return photographs
-
-
-def _require(*modules: str) -> None:
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ImportError(f'the demo needs {", ".join(missing)}: pip install "sppfast[demo]"')
 
 
 def feature_map(photograph: NDArray[np.uint8]) -> Floats:

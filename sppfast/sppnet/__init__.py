@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require
 from .backbone import OnnxBackbone
 from .bodies import random_body
 from .boxes import decode_boxes, encode_boxes, iou, nms
@@ -40,6 +42,5 @@ def __getattr__(name: str) -> Any:
     """Import the estimators, and with them scikit-learn, on first use."""
     if name not in _ESTIMATORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
+    require(name, "sppnet", "sklearn")
     return getattr(import_module(f".{_ESTIMATORS[name]}", __name__), name)

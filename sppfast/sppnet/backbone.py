@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..cores import available_cores
+from ..extras import require
 from ..geometry import ConvGeometry, as_geometry
 from .images import Image, check_image
 from .onnx_geometry import onnx_geometry
@@ -69,6 +70,7 @@ class OnnxBackbone:
         std: ArrayLike = 1.0,
         threads: int | None = None,
     ) -> None:
+        require("OnnxBackbone", "sppnet", "onnx", "onnxruntime")
         name = str(model) if isinstance(model, str | os.PathLike) else "model"
         self.mean, self.std = (_channels(n, v) for n, v in (("mean", mean), ("std", std)))
         self.threads = threads

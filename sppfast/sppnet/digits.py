@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,10 @@ PHOTOGRAPHS = {
 SIDES = (26.0, 96.0)  # of the digits in the scenes, in pixels
 PICTURE_SIDES = (24, 96)  # of the heights of the pictures
 HEIGHT, WIDTH = 240, 320  # of the scenes
-DETECTOR = {"scales": (120, 240, 480), "window_size": 48}  # the paper's rule, for digits instead of 224 x 224
+DETECTOR: dict[str, Any] = {
+    "scales": (120, 240, 480),
+    "window_size": 48,
+}  # the paper's rule, for digits instead of 224 x 224
 
 
 def digits_backbone() -> OnnxBackbone:

@@ -202,7 +202,12 @@ def train_svms(
         negatives = np.concatenate([negatives.of_class(k) for negatives in rounds])
         rows = np.concatenate([positives, negatives]) * np.float32(scale)
         svm = LinearSVC(
-            C=C, loss="hinge", class_weight={1: POSITIVE_WEIGHT}, intercept_scaling=BIAS_SCALE, random_state=0
+            C=C,
+            loss="hinge",
+            class_weight={1: POSITIVE_WEIGHT},
+            intercept_scaling=BIAS_SCALE,
+            max_iter=10_000,
+            random_state=0,
         )
         svm.fit(rows, np.arange(len(rows)) < len(positives))
         weights.append(svm.coef_[0] * scale)
