@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     detect = commands.add_parser(
         "detect",
         help="find objects in images",
-        description="Find objects in images by a detector that SPPDetector.save wrote. DIR gets a picture of each image, "
-        "with boxes drawn, and detections.csv.",
+        description="Find objects in images by a detector that SPPDetector.save wrote. DIR gets a picture of each "
+        "image, with boxes drawn, and detections.csv.",
         allow_abbrev=False,
     )
     detect.add_argument("images", metavar="IMAGE", type=Path, nargs="+")

@@ -64,7 +64,7 @@ def make_batch(rng: np.random.Generator, split: str, count: int, side: int) -> t
         box = np.rint([side - width / 2, side - height / 2, side + width / 2, side + height / 2])
         kind = rng.random()
         if kind < 0.85:
-            digits.paint(rng, square, images[i], box)
+            digits.paint(rng, square, images[i], box, vary=split == "train")
         shift = np.rint(rng.uniform(-0.08, 0.08, 2) * side) if kind < 0.7 else random_shift(rng, side)
         y, x = (side // 2 + shift).astype(int)
         squares.append(square[y : y + side, x : x + side])
@@ -124,8 +124,8 @@ def main() -> None:
     """Read the command line, train, write the model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=digits.BODY, metavar="FILE.onnx", help="[in the package]")
-    parser.add_argument("--steps", type=int, default=2500, help="[2500]")
-    parser.add_argument("--batch", type=int, default=64, help="[64]")
+    parser.add_argument("--steps", type=int, default=3000, help="[3000]")
+    parser.add_argument("--batch", type=int, default=64, help="squares of a step [64]")
     parser.add_argument("--seed", type=int, default=0, help="[0]")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the same sums, and so the same model, on every number of cores

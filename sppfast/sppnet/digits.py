@@ -25,7 +25,7 @@ PHOTOGRAPHS = {
     "train": ("astronaut", "flower", "hubble", "motorcycle", "retina", "rocket"),
     "test": ("chelsea", "china", "coffee"),
 }
-SIDES = (26.0, 96.0)  # of the digits in the scenes, in pixels
+SIDES = (24.0, 90.0)  # of the digits in the scenes, in pixels
 PICTURE_SIDES = (24, 96)  # of the heights of the pictures
 HEIGHT, WIDTH = 240, 320  # of the scenes
 DETECTOR: dict[str, Any] = {
@@ -71,26 +71,35 @@ def crop(rng: np.random.Generator, photograph: Image, height: int, width: int) -
     return resize(piece, height, width).copy()
 
 
-def shape_of(digit: Floats, height: int, width: int) -> Floats:
-    """Draw a digit at any size, cut to its strokes: how opaque each pixel is, ``(height, width)``."""
+def shape_of(digit: Floats, height: int, width: int, slant: float, threshold: float) -> Floats:
+    """Draw a digit at any size, cut to its strokes: how opaque each pixel is, ``(height, width)``.
+
+    `slant` leans it over, by pixels for each pixel of height; a lower `threshold` makes the strokes thicker.
+    """
     import cv2
 
-    scale = 12
-    large = cv2.resize(np.pad(digit, 1), None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    rows, columns = (np.flatnonzero((large > 0.5).any(axis=axis)) for axis in (1, 0))
+    side = 12 * len(digit)
+    large = cv2.resize(digit, (side, side), interpolation=cv2.INTER_CUBIC)
+    lean = np.array([[1, slant, side * (1 - slant) / 2], [0, 1, side / 2]])
+    large = cv2.warpAffine(large, lean, (2 * side, 2 * side))
+    rows, columns = (np.flatnonzero((large > threshold + 0.08).any(axis=axis)) for axis in (1, 0))
     strokes = large[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     drawn = cv2.resize(strokes, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(np.clip((drawn - 0.42) / 0.15, 0, 1))
+    return np.asarray(np.clip((drawn - threshold) / 0.15, 0, 1))
 
 
-def paint(rng: np.random.Generator, image: Image, digit: Floats, box: Boxes) -> None:
-    """Paint a digit into a box of whole pixels of an image, in a colour that stands out from what is there."""
+def paint(rng: np.random.Generator, image: Image, digit: Floats, box: Boxes, *, vary: bool = False) -> None:
+    """Paint a digit into a box of whole pixels of an image, in a colour that stands out from what is there.
+
+    `vary` says whether to lean it over and to thicken or thin it at random: a few writers stand for many.
+    """
     x0, y0, x1, y1 = box.astype(int)
     place = image[y0:y1, x0:x1]
     ground = place.mean(axis=(0, 1))
     colours = rng.integers(0, 256, (8, 3))
     colour = colours[np.abs(colours - ground).sum(axis=1).argmax()]
-    opacity = shape_of(digit, y1 - y0, x1 - x0)[..., None]
+    slant, threshold = (rng.uniform(-0.3, 0.3), rng.uniform(0.32, 0.5)) if vary else (0.0, 0.42)
+    opacity = shape_of(digit, y1 - y0, x1 - x0, slant, threshold)[..., None]
     place[...] = np.rint(place * (1 - opacity) + colour * opacity)
 
 
@@ -113,14 +122,14 @@ def make_scene(
         if len(boxes) == count or iou(boxes, box[None]).any():
             continue
         i = rng.integers(len(targets))
-        paint(rng, image, images[i], box)
+        paint(rng, image, images[i], box, vary=split == "train")
         boxes = np.concatenate([boxes, box[None]])
         labels.append(targets[i])
     return image, boxes, np.array(labels, np.int64)
 
 
 def make_scenes(split: str, count: int, seed: int = 0) -> Scenes:
-    """Make photographs with one to five digits each.
+    """Make photographs with three to eight digits each.
 
     Parameters
     ----------
@@ -142,7 +151,7 @@ def make_scenes(split: str, count: int, seed: int = 0) -> Scenes:
     scenes = []
     for i in range(count):
         background = crop(rng, backgrounds[i % len(backgrounds)], HEIGHT, WIDTH)
-        scenes.append(make_scene(rng, split, background, int(rng.integers(1, 6))))
+        scenes.append(make_scene(rng, split, background, int(rng.integers(3, 9))))
     images, boxes, labels = (list(column) for column in zip(*scenes, strict=True))
     return images, boxes, labels
 
@@ -178,6 +187,6 @@ def make_pictures(
         width = round(height * rng.uniform(0.7, 1.1))
         image = crop(rng, backgrounds[rng.integers(len(backgrounds))], height, width)
         margin = np.rint(rng.uniform(0.05, 0.2, 4) * [width, height, width, height])
-        paint(rng, image, digits[i], np.array([0, 0, width, height]) + margin * [1, 1, -1, -1])
+        paint(rng, image, digits[i], np.array([0, 0, width, height]) + margin * [1, 1, -1, -1], vary=split == "train")
         images.append(image)
     return images, targets[chosen]
