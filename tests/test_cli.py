@@ -1,5 +1,6 @@
 """The command line: files in and out, exit statuses, one-line errors, nothing left behind."""
 
+import csv
 import io
 import os
 import signal
@@ -168,6 +169,64 @@ def test_silent_when_stderr_is_no_terminal(maps, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+# ---- detect
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A detector of coloured squares in a file, and an image of two."""
+    for module in ("cv2", "onnxruntime", "sklearn"):
+        pytest.importorskip(module)
+    from sppnet_helpers import shapes
+
+    from sppfast.sppnet import SPPDetector, digits
+    from sppfast.sppnet.demo import write_png
+
+    scenes = shapes(np.random.default_rng(1), 12)
+    options = {"levels": (2, 1), "scales": (96,), "window_size": 40}
+    SPPDetector(digits.digits_backbone(), **options).fit(*scenes).save(tmp_path / "model.npz")
+    write_png(scenes[0][0], tmp_path / "squares.png")
+    return tmp_path / "model.npz", tmp_path / "squares.png"
+
+
+def test_detect_draws_and_lists_what_predict_finds(detector, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    from sppfast.sppnet import SPPDetector
+    from sppfast.sppnet.images import read_image
+
+    model, image = detector
+    assert run("detect", image, "--model", model, "--out", tmp_path / "found", "--score", "-0.5") == 0
+    assert files(tmp_path / "found") == ["detections.csv", "squares.png"]
+    assert (tmp_path / "found" / "squares.png").read_bytes().startswith(b"\x89PNG")
+    boxes, scores, labels = SPPDetector.load(model).set_params(score_threshold=-0.5).predict(read_image(image))
+    assert len(boxes)
+    head, *rows = csv.reader((tmp_path / "found" / "detections.csv").read_text().splitlines())
+    assert head == ["image", "label", "score", "x0", "y0", "x1", "y1"]
+    assert [row[:2] for row in rows] == [[str(image), str(label)] for label in labels]
+    np.testing.assert_allclose([[float(n) for n in row[2:]] for row in rows], np.c_[scores, boxes], atol=0.006)
+    assert f"{len(boxes)} found -> " in capsys.readouterr().out
+
+
+def test_detect_fails_with_one_line(detector, tmp_path, capsys):
+    model, image = detector
+    out = tmp_path / "found"
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "bad.npz").write_bytes(model.read_bytes()[:5000])
+    assert "none.png: No such file" in fails(capsys, "detect", tmp_path / "none.png", "--model", model, "--out", out)
+    assert "bad.png: not an image" in fails(capsys, "detect", tmp_path / "bad.png", "--model", model, "--out", out)
+    assert "bad.npz: not a file" in fails(capsys, "detect", image, "--model", tmp_path / "bad.npz", "--out", out)
+    assert "would replace" in fails(capsys, "detect", image, "--model", model, "--out", tmp_path)
+    assert "would replace" in fails(capsys, "detect", image, image, "--model", model, "--out", out)
+    assert files(out) == []
+
+
+def test_detect_says_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = fails(capsys, "detect", "a.png", "--model", "m.npz", "--out", tmp_path / "found")
+    assert "sppfast[sppnet]" in line
+    assert files(tmp_path) == []
+
+
 # ---- bad files and data
 
 
@@ -287,6 +346,11 @@ def test_full_disk(maps, monkeypatch, capsys):
         ["pool", "in.npy", "out.npy", "--layout", "CHWN"],
         ["pool", "in.npy", "out.npy", "--workers", "0"],
         ["pool", "in.npy", "out.npy", "--workers", "two"],
+        ["detect"],
+        ["detect", "a.png"],
+        ["detect", "a.png", "--model", "m.npz"],
+        ["detect", "--model", "m.npz", "--out", "found"],
+        ["detect", "a.png", "--model", "m.npz", "--out", "found", "--score", "high"],
         ["info", "now"],
         ["demo", "--in", "here"],
     ],

@@ -280,8 +280,15 @@ def test_wrong_training(options, arguments, message):
 
 
 def test_labels_that_cannot_be_kept():
-    with pytest.raises(TypeError, match="labels: expected strings or numbers, got NoneType"):
+    with pytest.raises(TypeError, match="labels: expected strings or numbers, got dtype object"):
         make_detector().fit([IMAGE], [BOX], [np.array([None])])
+
+
+def test_a_failing_fit_changes_nothing(data, detector):
+    copy = with_backbone(detector, Blocks())
+    with pytest.raises(ValueError, match="no pixels"):
+        copy.fit([IMAGE, IMAGE[:0]], [BOX, BOX], [["blue"], ["blue"]])
+    assert same(copy.predict(data[1][0][0]), detector.predict(data[1][0][0]))
 
 
 def test_before_fit(tmp_path):

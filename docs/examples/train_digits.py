@@ -24,6 +24,7 @@ RECIPE = "conv16 pool conv32 pool conv64 conv64"
 LAYERS = [(3, 1, 1), (2, 2, 0), (3, 1, 1), (2, 2, 0), (3, 1, 1), (3, 1, 1)]
 LEVELS = (4, 2, 1)
 SIDES = (40, 60)  # of the squares that the network is trained on, in turn
+TESTS = 1000  # squares to test on
 BACKGROUND = 10  # the class of what is no digit
 
 
@@ -60,7 +61,7 @@ def make_batch(rng: np.random.Generator, split: str, count: int, side: int) -> t
         background = backgrounds[rng.integers(len(backgrounds))]
         square = digits.crop(rng, background, 2 * side, 2 * side)
         height = side * rng.uniform(0.8, 1)
-        width = height * rng.uniform(0.55, 1)
+        width = height * digits.width_of(rng, images[i])
         box = np.rint([side - width / 2, side - height / 2, side + width / 2, side + height / 2])
         kind = rng.random()
         if kind < 0.85:
@@ -82,7 +83,7 @@ def random_shift(rng: np.random.Generator, side: int) -> np.ndarray:
 def accuracy(network: Network, rng: np.random.Generator, side: int) -> float:
     """Share of squares of the test split that are told apart."""
     network.eval()
-    images, labels = make_batch(rng, "test", 1000, side)
+    images, labels = make_batch(rng, "test", TESTS, side)
     with torch.inference_mode():
         right = float((network(images).argmax(1) == labels).float().mean())
     network.train()

@@ -162,27 +162,25 @@ class SPPDetector(BaseEstimator):
             If an argument is wrong, there are no true boxes, or a class has no negatives.
         """
         features = self.window_features()
-        truth, classes = self._check_truth(images, boxes, labels)
+        truth, classes, names = _check_truth(images, boxes, labels)
         scenes = self._scenes(images, truth, classes)
-        rules = Rules(len(self.classes_), self.negative_iou, self.duplicate_iou, self.max_negatives)
+        rules = Rules(len(names), self.negative_iou, self.duplicate_iou, self.max_negatives)
         rng = np.random.default_rng(self.random_state)
         look = partial(training.visit, scenes, features, progress=self.progress)
 
         true, near, negatives = training.collect(look("features"), rules, self.regression_iou, rng)
-        rounds = [negatives]
-        for k, name in enumerate(self.classes_.tolist()):
+        for k, name in enumerate(names.tolist()):
             if not len(negatives.of_class(k)):
-                raise ValueError(
-                    f"images: no window is a negative of class {name!r}, expected some that overlap it less"
-                )
+                raise ValueError(f"images: no window is a negative of class {name!r}, which needs some")
         scale = training.feature_scale([*true.features, *negatives.features])
-        train = partial(training.train_svms, true, rounds, len(self.classes_), self.C, scale, self.progress)
-        self.svms_ = train()
+        train = partial(training.train_svms, true=true, count=len(names), C=self.C, scale=scale, progress=self.progress)
+        rounds = [negatives]
+        svms = train(rounds)
         for _ in range(self.mining_rounds):
-            rounds.append(training.mine(look("hard negatives"), rules, self.svms_))
-            self.svms_ = train()
-        count, length = self.svms_.weights.shape
-        self.regression_ = training.train_regression(near, count, self.regression_alpha, scale, length)
+            rounds.append(training.mine(look("hard negatives"), rules, svms))
+            svms = train(rounds)
+        regression = training.train_regression(near, self.regression_alpha, scale, svms.weights.shape)
+        self.classes_, self.svms_, self.regression_ = names, svms, regression
         return self
 
     def predict(self, image: Image) -> Detections:
@@ -306,29 +304,8 @@ class SPPDetector(BaseEstimator):
         order = np.argsort(-all_scores, kind="stable")
         return all_boxes[order], all_scores[order], labels[order]
 
-    # ---- what is checked
-
-    def _check_truth(
-        self, images: Sequence[Image], boxes: Sequence[ArrayLike], labels: Sequence[ArrayLike]
-    ) -> tuple[list[Boxes], list[NDArray[np.int64]]]:
-        """Take true boxes and classes, and set `classes_`."""
-        for name, values in (("boxes", boxes), ("labels", labels)):
-            if len(values) != len(images):
-                raise ValueError(f"{name}: expected one for each of {len(images)} images, got {len(values)}")
-        truth = [check_boxes(b, f"boxes[{i}]", filled=True) for i, b in enumerate(boxes)]
-        names = [np.asarray(n) for n in labels]
-        for i, (b, n) in enumerate(zip(truth, names, strict=True)):
-            if n.shape != (len(b),):
-                raise ValueError(f"labels[{i}]: expected shape ({len(b)},) for as many boxes, got {n.shape}")
-        filled = [n for n in names if len(n)]
-        if not filled:
-            raise ValueError("boxes: no true box in any image, expected one at least")
-        self.classes_ = np.unique(np.concatenate(filled))
-        if self.classes_.dtype.kind == "O":
-            raise TypeError(f"labels: expected strings or numbers, got {type(self.classes_[0]).__name__}")
-        return truth, [np.searchsorted(self.classes_, n) if len(n) else np.zeros(0, np.int64) for n in names]
-
     def _scenes(self, images: Sequence[Image], truth: list[Boxes], classes: list[NDArray[np.int64]]) -> list[Scene]:
+        """Propose windows in each image; the images themselves are not kept."""
         return [
             Scene(partial(images.__getitem__, i), truth[i], classes[i], self.windows(images[i], f"images[{i}]"))
             for i in tracked(range(len(images)), "images", "windows", self.progress)
@@ -337,3 +314,24 @@ class SPPDetector(BaseEstimator):
     def _check_fitted(self) -> None:
         if not hasattr(self, "svms_"):
             raise NotFittedError("this SPPDetector has learnt nothing yet: call fit first, or load")
+
+
+def _check_truth(
+    images: Sequence[Image], boxes: Sequence[ArrayLike], labels: Sequence[ArrayLike]
+) -> tuple[list[Boxes], list[NDArray[np.int64]], NDArray[Any]]:
+    """Take true boxes and labels: the boxes, the class of each as a number, and what the classes are."""
+    for name, values in (("boxes", boxes), ("labels", labels)):
+        if len(values) != len(images):
+            raise ValueError(f"{name}: expected one for each of {len(images)} images, got {len(values)}")
+    truth = [check_boxes(b, f"boxes[{i}]", filled=True) for i, b in enumerate(boxes)]
+    given = [np.asarray(n) for n in labels]
+    for i, (b, n) in enumerate(zip(truth, given, strict=True)):
+        if n.shape != (len(b),):
+            raise ValueError(f"labels[{i}]: expected shape ({len(b)},) for as many boxes, got {n.shape}")
+    filled = [n for n in given if len(n)]
+    if not filled:
+        raise ValueError("boxes: no true box in any image, expected one at least")
+    names = np.unique(np.concatenate(filled))
+    if names.dtype.kind not in "biufU":
+        raise TypeError(f"labels: expected strings or numbers, got dtype {names.dtype}")
+    return truth, [np.searchsorted(names, n) if len(n) else np.zeros(0, np.int64) for n in given], names

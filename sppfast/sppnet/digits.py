@@ -78,8 +78,9 @@ def shape_of(digit: Floats, height: int, width: int, slant: float, threshold: fl
     """
     import cv2
 
-    side = 12 * len(digit)
-    large = cv2.resize(digit, (side, side), interpolation=cv2.INTER_CUBIC)
+    padded = np.pad(digit, 1)
+    side = 12 * len(padded)
+    large = cv2.resize(padded, (side, side), interpolation=cv2.INTER_CUBIC)
     lean = np.array([[1, slant, side * (1 - slant) / 2], [0, 1, side / 2]])
     large = cv2.warpAffine(large, lean, (2 * side, 2 * side))
     rows, columns = (np.flatnonzero((large > threshold + 0.08).any(axis=axis)) for axis in (1, 0))
@@ -103,10 +104,16 @@ def paint(rng: np.random.Generator, image: Image, digit: Floats, box: Boxes, *, 
     place[...] = np.rint(place * (1 - opacity) + colour * opacity)
 
 
-def random_box(rng: np.random.Generator, image: Image, sides: tuple[float, float]) -> Boxes:
-    """Draw a box of whole pixels for a digit: its height evenly in the logarithm, narrower than high."""
-    side = np.exp(rng.uniform(*np.log(sides)))
-    size = np.rint([side * rng.uniform(0.55, 0.85), side])
+def width_of(rng: np.random.Generator, digit: Floats) -> float:
+    """Give a digit about the width that its writer gave it, as a part of its height."""
+    rows, columns = (np.count_nonzero((digit > 0.5).any(axis=axis)) for axis in (1, 0))
+    return float(np.clip(columns / rows * rng.uniform(0.85, 1.15), 0.3, 1.2))
+
+
+def random_box(rng: np.random.Generator, image: Image, digit: Floats, sides: tuple[float, float]) -> Boxes:
+    """Draw a box of whole pixels for a digit: its height evenly in the logarithm, its place evenly in the image."""
+    height = np.exp(rng.uniform(*np.log(sides)))
+    size = np.rint([height * width_of(rng, digit), height])
     corner = np.rint(rng.random(2) * (np.array(image.shape[1::-1]) - size))
     return np.concatenate([corner, corner + size])
 
@@ -118,10 +125,10 @@ def make_scene(
     images, targets = load_digits(split)
     image, boxes, labels = background.copy(), np.empty((0, 4)), []
     for _ in range(20 * count):
-        box = random_box(rng, image, sides)
+        i = rng.integers(len(targets))
+        box = random_box(rng, image, images[i], sides)
         if len(boxes) == count or iou(boxes, box[None]).any():
             continue
-        i = rng.integers(len(targets))
         paint(rng, image, images[i], box, vary=split == "train")
         boxes = np.concatenate([boxes, box[None]])
         labels.append(targets[i])
@@ -184,7 +191,7 @@ def make_pictures(
     images = []
     for i in chosen:
         height = round(np.exp(rng.uniform(*np.log(sides))))
-        width = round(height * rng.uniform(0.7, 1.1))
+        width = max(round(height * width_of(rng, digits[i])), sides[0])
         image = crop(rng, backgrounds[rng.integers(len(backgrounds))], height, width)
         margin = np.rint(rng.uniform(0.05, 0.2, 4) * [width, height, width, height])
         paint(rng, image, digits[i], np.array([0, 0, width, height]) + margin * [1, 1, -1, -1], vary=split == "train")

@@ -114,8 +114,12 @@ class Positives:
 
     def of_class(self, k: int) -> tuple[Floats, Boxes]:
         """Features and offsets of a class."""
-        rows = np.concatenate(self.classes) == k
-        return np.concatenate(self.features)[rows], np.concatenate(self.offsets)[rows]
+        rows = [classes == k for classes in self.classes]
+        features, offsets = (
+            np.concatenate([part[chosen] for part, chosen in zip(parts, rows, strict=True)])
+            for parts in (self.features, self.offsets)
+        )
+        return features, offsets
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -191,7 +195,7 @@ def feature_scale(samples: Sequence[Floats]) -> float:
 
 
 def train_svms(
-    true: Positives, rounds: Sequence[Negatives], count: int, C: float, scale: float, progress: bool
+    rounds: Sequence[Negatives], *, true: Positives, count: int, C: float, scale: float, progress: bool
 ) -> Linear:
     """Train one linear SVM for each class, on the true boxes and the negatives of all rounds."""
     from sklearn.svm import LinearSVC
@@ -215,10 +219,11 @@ def train_svms(
     return Linear(np.array(weights, np.float32), np.array(bias, np.float32))
 
 
-def train_regression(near: Positives, count: int, alpha: float, scale: float, length: int) -> Linear:
-    """Train one ridge regression of offsets for each class; zero for a class that no window is near to."""
+def train_regression(near: Positives, alpha: float, scale: float, shape: tuple[int, ...]) -> Linear:
+    """Train one ridge regression of offsets for each class, `shape` (K, F); zero where no window is near a true box."""
     from sklearn.linear_model import Ridge
 
+    count, length = shape
     weights, bias = np.zeros((count, 4, length), np.float32), np.zeros((count, 4), np.float32)
     for k in np.unique(np.concatenate(near.classes)) if near.classes else ():
         features, offsets = near.of_class(k)
