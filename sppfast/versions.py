@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-PACKAGES = ("numpy", "numba", "llvmlite", "ml_dtypes", "cupy", "torch", "jax", "dask", "onnxruntime", "openvino")
+PACKAGES = (
+    "numpy", "numba", "llvmlite", "ml_dtypes", "cupy", "torch", "jax", "dask", "onnx", "onnxruntime", "openvino",
+    "opencv-contrib-python-headless", "scikit-learn",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sppfast
+from sppfast import sppnet
 
 README = Path(__file__).parents[1] / "README.md"
 MODULES = ["sppfast", *(module.name for module in pkgutil.walk_packages(sppfast.__path__, "sppfast."))]
@@ -31,6 +32,16 @@ def test_public_names_have_examples():
     finder = doctest.DocTestFinder(recurse=False)
     for name in ("pool", "roi_pool", "Pyramid", "ConvGeometry"):
         (found,) = finder.find(getattr(sppfast, name), name)
+        assert found.examples, name
+
+
+def test_public_names_of_the_system_have_examples():
+    finder = doctest.DocTestFinder(recurse=False)
+    for name in sppnet.__all__:
+        try:
+            (found,) = finder.find(getattr(sppnet, name), name)
+        except ImportError as error:
+            pytest.skip(str(error))
         assert found.examples, name
 
 

@@ -1,6 +1,8 @@
 """Boxes: overlap and suppression against slow loops and ONNX Runtime, regression offsets, average precision by hand."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -193,6 +195,29 @@ def test_mean_average_precision():
     assert math.isnan(classes[5])
     assert mean == 1.0
     assert math.isnan(sppnet.mean_average_precision([], [], [])[0])
+
+
+# ---- imports
+
+
+def test_only_what_is_used_is_imported():
+    """Boxes need Numba when they are first used; estimators alone need scikit-learn."""
+    code = """
+import sys
+from sppfast import sppnet
+optional = {"cv2", "matplotlib", "numba", "onnx", "onnxruntime", "sklearn", "torch", "tqdm"}
+assert not optional & set(sys.modules), optional & set(sys.modules)
+sppnet.nms([[0, 0, 1, 1]], [1], 0.5)
+assert optional & set(sys.modules) == {"numba"}
+assert not hasattr(sppnet, "SPPSegmenter")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdin=subprocess.DEVNULL)
+
+
+def test_estimators_say_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'SPPDetector needs sklearn: pip install "sppfast\[sppnet\]"'):
+        sppnet.SPPDetector  # noqa: B018 - looking it up imports it
 
 
 # ---- errors

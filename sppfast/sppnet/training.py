@@ -115,10 +115,8 @@ class Positives:
     def of_class(self, k: int) -> tuple[Floats, Boxes]:
         """Features and offsets of a class."""
         rows = [classes == k for classes in self.classes]
-        features, offsets = (
-            np.concatenate([part[chosen] for part, chosen in zip(parts, rows, strict=True)])
-            for parts in (self.features, self.offsets)
-        )
+        features = np.concatenate([f[chosen] for f, chosen in zip(self.features, rows, strict=True)])
+        offsets = np.concatenate([o[chosen] for o, chosen in zip(self.offsets, rows, strict=True)])
         return features, offsets
 
 
