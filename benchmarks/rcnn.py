@@ -132,13 +132,14 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=2000, metavar="N", help="candidate windows [2000]")
     parser.add_argument("--rcnn-windows", type=int, metavar="N", help="of these, for R-CNN to time [all]")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="windows at a time for R-CNN [1]")
+    parser.add_argument("--no-lrn", action="store_true", help="ZF-5 without its local response normalisation")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="of SPP-net; the median counts [7]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
 
     image = load_photograph()
     windows = sppnet.selective_search(image, mode="quality", max_windows=arguments.windows)
-    backbone = sppnet.OnnxBackbone(sppnet.random_body("ZF-5"), mean=128)
+    backbone = sppnet.OnnxBackbone(sppnet.random_body("ZF-5", lrn=not arguments.no_lrn), mean=128)
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((CLASSES, sppfast.Pyramid(LEVELS).output_length(256)), dtype=np.float32)
     count = min(arguments.rcnn_windows or len(windows), len(windows))
@@ -148,8 +149,8 @@ def main() -> int:
         ", ".join(f"{name} {versions[name]}" for name in ("sppfast", "numpy", "numba", "onnxruntime", "cpu", "cores"))
     )
     print(f"load average before the start: {os.getloadavg()[0]:.2f}")
-    print(f"photograph of {image.shape[0]} x {image.shape[1]} pixels, {len(windows)} windows of selective search, "
-          f"ZF-5 in ONNX Runtime; R-CNN ran on {count} windows")  # fmt: skip
+    print(f"photograph of {image.shape[0]} x {image.shape[1]} pixels, {len(windows)} windows of selective search")
+    print(f"ZF-5 {'without' if arguments.no_lrn else 'with'} LRN in ONNX Runtime; R-CNN ran on {count} windows\n")
     measured = {
         name: median(spp_net(backbone, scales, weights, image, windows), arguments.repeats)
         for name, scales in SCALES.items()

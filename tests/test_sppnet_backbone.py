@@ -122,7 +122,7 @@ def test_geometry_of_branches_by_probing():
 ])  # fmt: skip
 def test_the_papers_bodies(name, stride, side):
     geometry = onnx_geometry(random_body(name))
-    assert geometry == ConvGeometry.preset(name)
+    assert geometry == ConvGeometry.preset(name) == onnx_geometry(random_body(name, lrn=False))
     assert geometry.stride == stride
     assert geometry.map_size(224) == side
 

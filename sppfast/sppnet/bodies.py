@@ -65,13 +65,15 @@ def body_model(
     return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
 
 
-def random_body(name: str, *, seed: int = 0) -> ModelProto:
+def random_body(name: str, *, lrn: bool = True, seed: int = 0) -> ModelProto:
     """Build one of the paper's convolutional bodies with random weights, to measure speed with.
 
     Parameters
     ----------
     name : {"ZF-5", "Convnet*-5", "Overfeat-5", "Overfeat-7"}
         A row of the paper's table 1.
+    lrn : bool
+        Whether with its local response normalisation, which takes ONNX Runtime longer than the convolutions.
     seed : int
         Of the weights (normal, of variance 2 / inputs).
 
@@ -100,7 +102,8 @@ def random_body(name: str, *, seed: int = 0) -> ModelProto:
     """
     layers = ConvGeometry.preset(name).layers
     words = [word for word in RECIPES[name].split() if word != "lrn"]
-    return body_model(RECIPES[name], layers, _random_weights(words, layers, np.random.default_rng(seed)))
+    weights = _random_weights(words, layers, np.random.default_rng(seed))
+    return body_model(RECIPES[name] if lrn else " ".join(words), layers, weights)
 
 
 def _random_weights(
