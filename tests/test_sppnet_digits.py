@@ -143,7 +143,7 @@ def test_the_demo_draws_what_it_finds(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(demo, "SCENES", 3)
     monkeypatch.setattr(demo, "TESTS", 1)
-    monkeypatch.setattr(demo, "SHORTER_SIDE", 120)
+    monkeypatch.setattr(demo, "load_photographs", lambda: {"coffee": np.zeros((120, 160, 3), np.uint8)})
     monkeypatch.setattr(demo, "SIDES", (24.0, 40.0))
     demo.run(tmp_path / "demo")
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["detection.png", "digits.npz", "photograph.png"]

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ..demo import load_photographs
 from ..files import replacing
 from . import digits
 from .detector import SPPDetector
 from .drawing import draw_detections
-from .images import Image, resize
+from .images import Image
 
 SCENES, TESTS = 60, 12
-SHORTER_SIDE = 480  # of the photograph in the picture
-SIDES = (60.0, 150.0)  # of the digits in it
-SEED = 3
+PHOTOGRAPH = "coffee"  # of those that were not learnt from
+DIGITS, SIDES = 9, (45.0, 130.0)  # painted on it, in pixels
+SEED = 1
 
 
 def run(folder: Path) -> None:
@@ -53,12 +54,9 @@ def run(folder: Path) -> None:
 
 
 def make_photograph() -> Image:
-    """Paint eight digits of different sizes over a photograph that was not learnt from."""
-    background = digits.load_backgrounds("test")[0]
-    factor = SHORTER_SIDE / min(background.shape[:2])
-    height, width = (round(side * factor) for side in background.shape[:2])
-    rng = np.random.default_rng(SEED)
-    image, _, _ = digits.make_scene(rng, "test", resize(background, height, width), 8, SIDES)
+    """Paint digits of different sizes over a photograph."""
+    background = load_photographs()[PHOTOGRAPH]
+    image, _, _ = digits.make_scene(np.random.default_rng(SEED), "test", background, DIGITS, SIDES)
     return image
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
+from ..cores import available_cores
 from ..geometry import ConvGeometry
 from ..progress import tracked
 from ..pyramid import Levels, as_pyramid
@@ -145,7 +147,8 @@ class SPPDetector(BaseEstimator):
         Parameters
         ----------
         images : sequence of ndarray of uint8, shape (H, W, 3)
-            Each is asked for anew in each pass, so that a sequence may read them from files.
+            Each is asked for anew in each pass, so that a sequence may read them from files; by several threads at
+            once, unless there are `proposals`.
         boxes : sequence of array_like, shape (Ti, 4)
             For each image its true boxes: ``x0, y0, x1, y1`` in continuous coordinates, not empty.
         labels : sequence of array_like, shape (Ti,)
@@ -306,10 +309,14 @@ class SPPDetector(BaseEstimator):
 
     def _scenes(self, images: Sequence[Image], truth: list[Boxes], classes: list[NDArray[np.int64]]) -> list[Scene]:
         """Propose windows in each image; the images themselves are not kept."""
-        return [
-            Scene(partial(images.__getitem__, i), truth[i], classes[i], self.windows(images[i], f"images[{i}]"))
-            for i in tracked(range(len(images)), "images", "windows", self.progress)
-        ]
+        places = range(len(images))
+        threads = available_cores() if self.proposals is None else 1  # a caller's may not bear several
+        with ThreadPoolExecutor(threads) as pool:
+            found = pool.map(lambda i: self.windows(images[i], f"images[{i}]"), places)
+            return [
+                Scene(partial(images.__getitem__, i), truth[i], classes[i], next(found))
+                for i in tracked(places, "images", "windows", self.progress)
+            ]
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "svms_"):

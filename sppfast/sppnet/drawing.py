@@ -13,7 +13,7 @@ from .boxes import Boxes
 from .images import Image
 
 DPI = 100
-LONGER_SIDE = 1000  # pixels: smaller images are enlarged, so that the letters fit
+LONGER_SIDE = 800  # pixels: smaller images are enlarged, so that the letters fit
 
 
 def draw_detections(
@@ -50,7 +50,7 @@ def draw_detections(
         for line, ink in ((5, "white"), (2.5, colour)):
             axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, linewidth=line, edgecolor=ink))
         text = axes.text(
-            x0, max(y0, 14 / enlarged), f" {label}  {score:.2f} ", color="white", fontsize=11, weight="bold"
+            x0, max(y0, 14 / enlarged), f" {label}  {score:.2f} ", color="white", fontsize=10, weight="bold"
         )
         text.set(va="bottom", bbox={"facecolor": colour, "edgecolor": "white", "pad": 1.5}, clip_on=True)
     axes.set(xlim=(0, width), ylim=(height, 0))
