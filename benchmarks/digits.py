@@ -103,7 +103,7 @@ def main() -> int:
     print(f"{arguments.pictures} pictures of {low} to {high} pixels height to learn from, as many to test")
     print(f"{'':<30}{'accuracy':>9}{'time':>10}")
     accuracies = classification(arguments)
-    print(f"\n{arguments.scenes} photographs with 1 to 5 digits to learn from, as many to test")
+    print(f"\n{arguments.scenes} photographs with up to 8 digits to learn from, as many to test")
     print(f"{'':<30}{'mAP':>9}{'11-point':>9}{'time':>10}")
     precisions = detection(arguments)
     if arguments.json:

@@ -234,6 +234,18 @@ def test_images_without_objects_give_negatives(data):
     assert fitted.score(*data[1]) > 0.9
 
 
+def test_training_images_without_windows_give_true_boxes_alone(data):
+    """Also one that has neither windows nor true boxes, and so no features at all."""
+    images, boxes, labels = data[0]
+    black = np.zeros((48, 72, 3), np.uint8)
+
+    def proposals(image):
+        return sliding_windows(image) if image is not black and image is not images[0] else []
+
+    fitted = make_detector(proposals=proposals).fit([black, *images], [[], *boxes], [[], *labels])
+    assert fitted.score(*data[1]) > 0.9
+
+
 def test_no_candidate_windows_give_no_detections(data, detector):
     for nothing in ([], [[100, 100, 120, 120]], [[5, 5, 5, 9]]):
         blind = with_backbone(detector, Blocks()).set_params(proposals=lambda image, windows=nothing: windows)
@@ -268,6 +280,8 @@ BOX = [[0, 0, 16, 16]]
         ({"scales": (2,)}, ([IMAGE], [BOX], [["a"]]), "image: 2 x 3 pixels give the backbone no cell"),
         ({"scales": ()}, ([IMAGE], [BOX], [["a"]]), "scales: expected pixels"),
         ({"nms_iou": 2}, ([IMAGE], [BOX], [["a"]]), "nms_iou: expected a number from 0 to 1"),
+        ({"window_size": 0}, ([IMAGE], [BOX], [["a"]]), "window_size: expected 1 at least, got 0"),
+        ({"max_negatives": 0}, ([IMAGE], [BOX], [["a"]]), "max_negatives: expected 1 at least, got 0"),
         ({"levels": "1"}, ([IMAGE], [BOX], [["a"]]), "levels"),
         ({"proposals": lambda image: BOX}, ([IMAGE], [BOX], [["a"]]), "no window is a negative of class 'a'"),
         ({"proposals": lambda image: [[1, 2, 3]]}, ([IMAGE], [BOX], [["a"]]), "proposals: expected shape (B, 4)"),

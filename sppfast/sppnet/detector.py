@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +26,7 @@ from .proposals import selective_search
 from .training import Floats, Rules, Scene
 from .window_features import WindowFeatures
 
-Detections = tuple[Boxes, NDArray[np.float64], NDArray[Any]]
+Detections: TypeAlias = tuple[Boxes, NDArray[np.float64], NDArray[Any]]
 
 
 class SPPDetector(BaseEstimator):
@@ -280,6 +280,9 @@ class SPPDetector(BaseEstimator):
             check_share(getattr(self, name), name)
         if not len(self.scales) or min(self.scales) < 1:
             raise ValueError(f"scales: expected pixels of the shorter side, got {self.scales!r}")
+        for name in ("window_size", "max_negatives"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 at least, got {getattr(self, name)!r}")
         geometry = geometry_of(self.backbone, self.geometry)
         return WindowFeatures(self.backbone, geometry, self.levels, self.scales, self.window_size)
 
