@@ -1,11 +1,12 @@
 """Time SPP-net and R-CNN on one photograph: the same body, the same windows, the same SVMs.
 
-    python benchmarks/rcnn.py                  # all 2000 windows by R-CNN, a minute or two
+    python benchmarks/rcnn.py                  # all 2000 windows by R-CNN, some minutes
     python benchmarks/rcnn.py --rcnn-windows 100   # R-CNN on 100 of them, times 20
 
 SPP-net computes the maps of the photograph once, at one scale or at five, and pools all windows out of them. R-CNN
 warps each window to 224 x 224 pixels and runs the body on it. The body is the paper's ZF-5 with random weights, in ONNX
-Runtime; the SVMs are random too: it is about time. The proposals are not counted, as in the paper.
+Runtime; the SVMs are random too: it is about time. The two take turns, and all times are means. The proposals are not
+counted, as in the paper.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ LEVELS = (6, 3, 2, 1)
 WINDOW = 224  # pixels: the side that windows are warped to, and that scales are chosen by
 CLASSES = 20  # of VOC
 SHARE = 0.1  # of the windows of each class that come to the suppression
+PARTS = 10  # of R-CNN's windows
 STAGES = ("convolution", "pooling", "scoring", "NMS")
 SCALES = {"SPP-net, 1 scale": (688,), "SPP-net, 5 scales": (480, 576, 688, 864, 1200)}
 # The paper's table 10, ZF-5 for both on a GeForce GTX Titan: seconds a picture, and how many times R-CNN takes.
@@ -84,34 +86,39 @@ def spp_net(backbone: sppnet.OnnxBackbone, scales: tuple[int, ...], weights: np.
     return call
 
 
-def warped(image: np.ndarray, windows: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+def warped(image: np.ndarray, windows: np.ndarray, batch: int) -> list[np.ndarray]:
     """Windows cut out and warped to squares, a batch at a time."""
     starts, stops = np.floor(windows[:, :2]).astype(int), np.ceil(windows[:, 2:]).astype(int)
     squares = [resize(image[y0:y1, x0:x1], WINDOW, WINDOW) for (x0, y0), (x1, y1) in zip(starts, stops, strict=True)]
     return [np.stack(squares[i : i + batch]) for i in range(0, len(squares), batch)]
 
 
-def r_cnn(backbone: sppnet.OnnxBackbone, weights: np.ndarray, image, windows, count: int, batch: int) -> Times:
-    """One detection by R-CNN; the body runs on `count` of the windows, and its time is scaled to all."""
-    chosen = np.random.default_rng(0).permutation(len(windows))[:count]
-    clock = Clock()
-    squares = clock("convolution", warped, image, windows[chosen], batch)
-    buffer = np.empty((len(windows), weights.shape[1]), np.float32)
-    for i, part in enumerate(tracked(squares, "batches", "R-CNN")):
+def r_cnn_features(backbone: sppnet.OnnxBackbone, image, windows, batch: int, clock: Clock, out: np.ndarray) -> None:
+    """Features of windows by R-CNN: the body runs on each."""
+    squares = clock("convolution", warped, image, windows, batch)
+    for i, part in enumerate(squares):
         maps = clock("convolution", backbone.batch, part)
-        buffer[i * batch : i * batch + len(part)] = clock("pooling", sppfast.pool, maps, LEVELS)
+        out[i * batch : i * batch + len(part)] = clock("pooling", sppfast.pool, maps, LEVELS)
+
+
+def measure(backbone: sppnet.OnnxBackbone, weights, image, windows, count: int, batch: int) -> dict[str, Times]:
+    """Times of each way; between parts of R-CNN's windows SPP-net detects once, so that all see the same load."""
+    calls = {name: spp_net(backbone, scales, weights, image, windows) for name, scales in SCALES.items()}
+    runs: dict[str, list[Times]] = {name: [] for name in calls}
+    clock, features = Clock(), np.zeros((len(windows), weights.shape[1]), np.float32)
+    chosen = np.random.default_rng(0).permutation(len(windows))[:count]
+    for call in (*calls.values(), lambda: r_cnn_features(backbone, image, windows[:batch], batch, Clock(), features)):
+        call()  # does not count
+    for part in tracked(np.array_split(chosen, PARTS), "parts", "R-CNN and SPP-net in turn"):
+        for name, call in calls.items():
+            runs[name].append(call())
+        r_cnn_features(backbone, image, windows[part], batch, clock, features)
     for stage in ("convolution", "pooling"):
         clock.times[stage] *= len(windows) / count
-    buffer[count:] = buffer[np.arange(len(windows) - count) % count]
-    scores = clock("scoring", np.matmul, buffer, weights.T)
+    scores = clock("scoring", np.matmul, features, weights.T)
     clock("NMS", suppress, windows, scores)
-    return clock.times
-
-
-def median(call: Callable[[], Times], repeats: int) -> Times:
-    """Times of the call whose sum is the median, after one that does not count."""
-    runs = sorted([call() for _ in range(repeats + 1)][1:], key=lambda times: sum(times.values()))
-    return runs[len(runs) // 2]
+    means = {name: {stage: float(np.mean([run[stage] for run in r])) for stage in STAGES} for name, r in runs.items()}
+    return means | {"R-CNN": clock.times}
 
 
 def print_table(measured: dict[str, Times]) -> None:
@@ -131,9 +138,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--windows", type=int, default=2000, metavar="N", help="candidate windows [2000]")
     parser.add_argument("--rcnn-windows", type=int, metavar="N", help="of these, for R-CNN to time [all]")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="windows at a time for R-CNN [1]")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="windows at a time for R-CNN [8]")
     parser.add_argument("--no-lrn", action="store_true", help="ZF-5 without its local response normalisation")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="of SPP-net; the median counts [7]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
 
@@ -151,11 +157,7 @@ def main() -> int:
     print(f"load average before the start: {os.getloadavg()[0]:.2f}")
     print(f"photograph of {image.shape[0]} x {image.shape[1]} pixels, {len(windows)} windows of selective search")
     print(f"ZF-5 {'without' if arguments.no_lrn else 'with'} LRN in ONNX Runtime; R-CNN ran on {count} windows\n")
-    measured = {
-        name: median(spp_net(backbone, scales, weights, image, windows), arguments.repeats)
-        for name, scales in SCALES.items()
-    }
-    measured["R-CNN"] = r_cnn(backbone, weights, image, windows, count, arguments.batch)
+    measured = measure(backbone, weights, image, windows, count, arguments.batch)
     print_table(measured)
     if arguments.json:
         arguments.json.write_text(

@@ -158,12 +158,22 @@ def test_the_demo_draws_what_it_finds(tmp_path, monkeypatch, capsys):
 def test_the_times_of_both_ways(rng):
     """On a small body: all stages are there, and the part of R-CNN that ran is scaled to all windows."""
     module = runpy.run_path(str(ROOT / "benchmarks" / "rcnn.py"))
+    module["SCALES"] |= {"SPP-net, 1 scale": (60,), "SPP-net, 5 scales": (60, 120)}
     backbone, image = digits.digits_backbone(), rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
     weights = rng.standard_normal((20, sppfast.Pyramid((6, 3, 2, 1)).output_length(64)), dtype=np.float32)
     windows = np.array([[x, y, x + 30, y + 25] for x in range(0, 50, 5) for y in range(0, 35, 5)], float)
-    ours = module["median"](module["spp_net"](backbone, (60, 120), weights, image, windows), 1)
-    whole, part = (module["r_cnn"](backbone, weights, image, windows, count, 4) for count in (70, 14))
-    assert set(ours) == set(whole) == {"convolution", "pooling", "scoring", "NMS"}
-    assert all(seconds > 0 for seconds in ours.values())
-    assert 0.2 < part["convolution"] / whole["convolution"] < 5
-    assert whole["convolution"] > ours["convolution"]
+    whole, part = (module["measure"](backbone, weights, image, windows, count, 4) for count in (70, 20))
+    assert list(whole) == ["SPP-net, 1 scale", "SPP-net, 5 scales", "R-CNN"]
+    assert all(seconds > 0 for times in whole.values() for seconds in times.values())
+    assert 0.2 < part["R-CNN"]["convolution"] / whole["R-CNN"]["convolution"] < 5
+    assert whole["R-CNN"]["convolution"] > whole["SPP-net, 5 scales"]["convolution"]
+
+
+@pytest.mark.skipif(not (ROOT / "benchmarks" / "rcnn.py").exists(), reason="the benchmarks are not there")
+def test_both_ways_give_the_same_features_of_the_whole_image(rng):
+    """A window that is the image, as large as R-CNN warps it to."""
+    module = runpy.run_path(str(ROOT / "benchmarks" / "rcnn.py"))
+    backbone, image = digits.digits_backbone(), rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    windows, out = np.array([[0, 0, 224, 224]], float), np.zeros((1, 64 * 50), np.float32)
+    module["r_cnn_features"](backbone, image, windows, 1, module["Clock"](), out)
+    np.testing.assert_array_equal(out, sppfast.pool(backbone(image), (6, 3, 2, 1))[None])
