@@ -32,7 +32,7 @@ SHARE = 0.1  # of the windows of each class that come to the suppression
 PARTS = 10  # of R-CNN's windows
 STAGES = ("convolution", "pooling", "scoring", "NMS")
 SCALES = {"SPP-net, 1 scale": (688,), "SPP-net, 5 scales": (480, 576, 688, 864, 1200)}
-# The paper's table 10, ZF-5 for both on a GeForce GTX Titan: seconds a picture, and how many times R-CNN takes.
+# The paper's own figures, ZF-5 for both on a GeForce GTX Titan: seconds a picture, and how many times R-CNN takes.
 PAPER = {"SPP-net, 1 scale": (0.142, 102), "SPP-net, 5 scales": (0.382, 38), "R-CNN": (14.46, 1)}
 GOALS = {"SPP-net, 1 scale": 100, "SPP-net, 5 scales": 20}
 

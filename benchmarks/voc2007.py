@@ -3,9 +3,9 @@
     python benchmarks/voc2007.py VOCdevkit/VOC2007 --body zf5.onnx --mean 123.7 116.8 103.9 --out detector.npz
 
 Needs the data set, and a convolutional body trained on ImageNet as an ONNX model (--output names the tensor that is the
-map, where the model has a head). Prints the 11-point average precision of each class, as the paper's table 11 does.
-By calculation, not by trial: the features of true boxes, windows near them and negatives take about 10 GB of memory, the
-five scales of 5011 pictures twice, and of 4952 once, a day on two cores.
+map, where the model has a head). Prints the 11-point average precision of each class, as the paper does.
+By calculation, not by trial: the features of true boxes, windows near them and negatives take about 10 GB of memory,
+the five scales of 5011 pictures twice, and of 4952 once, a day on two cores.
 """
 
 import argparse

@@ -302,7 +302,18 @@ class SPPClassifier(ClassifierMixin, BaseEstimator):
         return scores
 
     def predict(self, X: Sequence[Image]) -> NDArray[Any]:
-        """Give the class of each image, ``(N,)``."""
+        """Classify images.
+
+        Parameters
+        ----------
+        X : sequence of ndarray of uint8, shape (H, W, 3)
+            Images, each of any size.
+
+        Returns
+        -------
+        ndarray, shape (N,)
+            The class of the highest score, of `classes_`.
+        """
         scores = self.decision_function(X)
         best = (scores > 0).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)
         return np.asarray(self.classes_[best])

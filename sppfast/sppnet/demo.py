@@ -14,7 +14,7 @@ from .detector import SPPDetector
 from .drawing import draw_detections
 from .images import Image
 
-SCENES, TESTS = 60, 12
+SCENES, TESTS = 90, 12
 PHOTOGRAPH = "coffee"  # of those that were not learnt from
 DIGITS, SIDES = 9, (45.0, 130.0)  # painted on it, in pixels
 SEED = 1

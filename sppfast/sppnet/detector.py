@@ -216,7 +216,18 @@ class SPPDetector(BaseEstimator):
         return self.detections(image, windows, features.pool(features.maps(image), windows))
 
     def score(self, images: Sequence[Image], boxes: Sequence[ArrayLike], labels: Sequence[ArrayLike]) -> float:
-        """Give the mean average precision on images, see `mean_average_precision`."""
+        """Give the mean average precision on images, see `mean_average_precision`.
+
+        Parameters
+        ----------
+        images, boxes, labels
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            From 0 to 1, the area under the curve, at an overlap of 0.5.
+        """
         from .evaluation import mean_average_precision
 
         tracking = tracked(images, "images", "detection", self.progress)

@@ -125,9 +125,11 @@ def make_scene(
     images, targets = load_digits(split)
     image, boxes, labels = background.copy(), np.empty((0, 4)), []
     for _ in range(20 * count):
+        if len(boxes) == count:
+            break
         i = rng.integers(len(targets))
         box = random_box(rng, image, images[i], sides)
-        if len(boxes) == count or iou(boxes, box[None]).any():
+        if iou(boxes, box[None]).any():
             continue
         paint(rng, image, images[i], box, vary=split == "train")
         boxes = np.concatenate([boxes, box[None]])
