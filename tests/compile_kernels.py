@@ -21,7 +21,7 @@ if __name__ == "__main__":
         *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather]),
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate]),
         *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread]),
-        *itertools.product(SINGLES, ("peak",), (0,), [scatter.build]),
+        *itertools.product(SINGLES, ("avg",), (1,), [scatter.build]),
     ]
     with multiprocessing.get_context("spawn").Pool(available_cores(), maxtasksperchild=12) as pool:
         pool.starmap(compile_kernel, jobs, chunksize=1)

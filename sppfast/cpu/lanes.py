@@ -396,30 +396,6 @@ def add_item(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
 
 
 @intrinsic
-def add_weighted_numbers(typingctx: Any, target: Any, source: Any, weight: Any) -> Any:
-    """Add as many float64 as a cache line has, weighted, to others."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        ty = ir.VectorType(F64, LINE_BYTES // 8)
-        value = builder.fmul(_load(builder, args[1], ty), _splat(builder, args[2], ty.count))
-        _store(builder, args[0], builder.fadd(_load(builder, args[0], ty), value))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.float64), codegen
-
-
-@intrinsic
-def store_numbers(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
-    """Store as many float64 as a cache line has, rounded to a floating dtype."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        _store(builder, args[0], _narrow(builder, _load(builder, args[1], ir.VectorType(F64, LINE_BYTES // 8)), t))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, t), codegen
-
-
-@intrinsic
 def rounded(typingctx: Any, value: Any, t: Any) -> Any:
     """Round to the precision of coordinates: float32, but for maps of float64 theirs."""
 
@@ -649,6 +625,17 @@ def _divide(builder: ir.IRBuilder, value: ir.Value, area: ir.Value, t: Reduction
     if t.out_bits != 32:
         return builder.fdiv(value, _splat(builder, area, t.count))
     return builder.fmul(value, _splat(builder, builder.fdiv(F64(1.0), area), t.count))
+
+
+@intrinsic
+def store_rounded(typingctx: Any, address: Any, accumulator: Any, t: Any) -> Any:
+    """Store float64 lanes as bits of the result's dtype."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store(builder, args[0], _narrow(builder, args[1], t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, t.accumulator, t), codegen
 
 
 @intrinsic

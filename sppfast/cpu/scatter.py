@@ -45,24 +45,27 @@ from .kernels import (
 )
 from .lanes import (
     SHUFFLE_BYTES,
+    accumulator_bytes,
     add_item,
-    add_weighted_numbers,
+    add_weighted,
     clear_byte,
     clear_line,
     copy_item,
     copy_line,
     copy_part,
     item_bytes,
+    load_accumulator,
     load_f64,
     load_i32,
     load_i64,
     load_number,
     prefetch_read,
     reduction,
+    start,
     store_f64,
     store_i64,
     store_number,
-    store_numbers,
+    store_rounded,
 )
 from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
 
@@ -232,16 +235,14 @@ def list_lines(desc, y_edges, y, height, pitch, found):
 
 
 @routine()
-def sum_lines(found, lines, pitch, sums, target, t):
+def sum_lines(found, lines, pitch, target, t):
     """Sum the lines of a row of cells, each over its height, and round them."""
-    clear(sums, pitch)
-    for i in range(load_i64(found, 0)):
-        line = lines + load_i64(found, 1 + 2 * i)
-        share = 1.0 / load_i64(found, 2 + 2 * i)
-        for x in range(0, pitch, LINE_BYTES):
-            add_weighted_numbers(sums + x, line + x, share)
-    for x in range(0, pitch, LINE_BYTES):
-        store_numbers(target + x // 8 * item_bytes(t), sums + x, t)
+    for x in range(0, pitch, accumulator_bytes(t)):
+        accumulator = start(t)
+        for i in range(load_i64(found, 0)):
+            line = load_accumulator(lines + load_i64(found, 1 + 2 * i) + x, t)
+            accumulator = add_weighted(accumulator, line, 1.0 / load_i64(found, 2 + 2 * i), t)
+        store_rounded(target + x // 8 * item_bytes(t), accumulator, t)
 
 
 @routine()
@@ -252,8 +253,7 @@ def spread_map(desc, planes, map_, row, channel, valid, scratch, t):
     x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
     grads = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP)
     pitch = (8 * width + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
-    sums, target = scratch, scratch + pitch
-    found = target + pitch
+    target, found = scratch, scratch + pitch
     lines = found + (2 * load_i64(desc, LINES) * 8 + 2 * LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
     size = load_i64(desc, LINES) * pitch
     for k in range(valid):
@@ -262,7 +262,7 @@ def spread_map(desc, planes, map_, row, channel, valid, scratch, t):
     while y < height:
         change = list_lines(desc, y_edges, y, height, pitch, found)
         for k in range(valid):
-            sum_lines(found, lines + k * size, pitch, sums, target, t)
+            sum_lines(found, lines + k * size, pitch, target, t)
             for i in range(y, change):
                 copy(planes + (k * height + i) * width * item_bytes(t), target, width * item_bytes(t), t)
         y = change

@@ -33,8 +33,8 @@ from .order import order_by_map
 
 LANES_BYTES = 2**18  # of gradients of one channel block: up to here they lie in a near cache
 WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
-NEAR_BYTES = 2**15  # of gradients that are scattered together: a first-level cache
-MAX_GROUP = 16  # channels
+NEAR_BYTES = 2**19  # of gradients that are scattered together: a second-level cache
+MAX_GROUP = 32  # channels
 TABLE_BYTES = 2**25  # of taps, at a time
 TABLE_WINDOWS = 64  # for a task that lists taps
 
@@ -197,7 +197,7 @@ def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArra
         return spread_means(grad, maps, plan, index, targets, workers)
     lines, widest = int(plan.levels[:, ROWS].sum()), 8 * int(maps.widths.max()) + LINE_BYTES
     fields = {**edge_fields(plan), **map_fields(maps), kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
-    scratch = (2 + _group(maps) * lines) * widest + 16 * lines + 2 * LINE_BYTES
+    scratch = (1 + _group(maps) * lines) * widest + 16 * lines + 2 * LINE_BYTES
     _scatter(grad, maps, fields, None, index, targets, scratch, workers)
 
 
@@ -211,7 +211,7 @@ def _scatter(
     scratch: int,
     workers: int | None,
 ) -> None:
-    kernel = kernel_of(maps.name, "peak", 0, scatter.build)
+    kernel = kernel_of(maps.name, "avg", 1, scatter.build)
     group = _group(maps)
     blocks = -(-maps.channels // group)
     addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
