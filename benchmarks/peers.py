@@ -36,6 +36,7 @@ STRIDE = 16
 MAP = (38, 63)  # of an image of 608 x 1008
 RESULTS = ("fresh", "out=")
 PAUSE = 0.005  # seconds, before each timing: the threads of the one before stop spinning
+SAMPLE = 0.01  # seconds, at least, of calls in a row for one timing: an idle core takes a while to wake
 SOURCE = Path(__file__).with_name("stand_ins.c")
 THREAD_POOL = ThreadPoolExecutor(THREADS)
 
@@ -413,7 +414,7 @@ def differences(case: Case) -> dict[str, float]:
 
 def medians(calls: dict[str, Callable], budget: float) -> dict[str, float]:
     """Median ms of each call; the calls take turns until `budget` seconds are over, five times at least."""
-    counts = {name: max(1, round(0.002 / seconds(call, 1))) for name, call in calls.items()}
+    counts = {name: max(1, round(SAMPLE / seconds(call, 1))) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + budget
     while time.perf_counter() < end or min(map(len, times.values())) < 5:
