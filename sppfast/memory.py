@@ -6,6 +6,7 @@ may take it back (``MADV_FREE``): it does when memory runs short, and the next r
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 from collections import deque
@@ -51,7 +52,7 @@ def _block(size: int) -> mmap.mmap | None:
         block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:
         return None
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    with contextlib.suppress(AttributeError, OSError):  # not every system has them
         block.madvise(mmap.MADV_HUGEPAGE)
     return block
 
@@ -65,5 +66,8 @@ class _Owner:
         self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
 
     def __del__(self, keep: Any = _kept.append, advice: int = getattr(mmap, "MADV_FREE", 0)) -> None:
-        self.block.madvise(advice)
+        try:
+            self.block.madvise(advice)
+        except OSError:  # the system could not take locked memory back: it is not kept
+            return
         keep(self.block)

@@ -108,3 +108,18 @@ def test_a_child_has_memory_of_its_own():
 def test_without_memory_it_is_a_memory_error():
     with pytest.raises(MemoryError):
         memory.allocate((2**45,), FLOAT)
+
+
+class Unadvised(memory.mmap.mmap):
+    """Memory of a system that takes no advice."""
+
+    def madvise(self, *arguments):
+        raise OSError(22, "Invalid argument")
+
+
+def test_a_system_that_takes_no_advice(monkeypatch):
+    monkeypatch.setattr(memory.mmap, "mmap", Unadvised)
+    result = memory.allocate((LARGE,), FLOAT)
+    result[:] = 1
+    del result
+    assert not memory._kept
