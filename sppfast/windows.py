@@ -138,10 +138,8 @@ def align_windows(
 ) -> NDArray[np.float64]:
     """Windows in cells for RoI align: start and extent along y, then along x, computed in `dtype`."""
     half = dtype(0.5 if aligned else 0)
-    with np.errstate(over="ignore"):
-        pixels = windows.astype(dtype)
-        cells = np.clip((pixels - dtype(geometry.offset)) * dtype(1 / geometry.stride) - half, -VERY_FAR, VERY_FAR)
-        extents = cells[:, 2:] - cells[:, :2]
+    cells = np.clip(_scaled(windows, geometry, dtype) - half, -VERY_FAR, VERY_FAR)
+    extents = cells[:, 2:] - cells[:, :2]
     if not aligned:
         extents = np.maximum(extents, dtype(1))
     return np.stack([cells[:, 1], extents[:, 1], cells[:, 0], extents[:, 0]], axis=1).astype(np.float64)
@@ -155,13 +153,23 @@ def _whole_cells(windows: Windows, heights: NDArray[np.int64], widths: NDArray[n
         yield np.clip(windows[:, k], 0, limit).astype(np.int64)
 
 
+def _scaled(windows: Windows, geometry: ConvGeometry, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    """Pixels to cells, every step in `dtype`; what is beyond its range is at its end, so that nothing becomes NaN."""
+    largest = np.finfo(dtype).max
+
+    def finite(values: Any) -> Any:
+        return np.clip(values, -largest, largest).astype(dtype)
+
+    with np.errstate(over="ignore", divide="ignore"):
+        scale = finite(np.float64(1) / geometry.stride)
+        pixels = finite(finite(windows.astype(np.float64)) - finite(np.float64(geometry.offset)))
+        cells: NDArray[Any] = finite(pixels * scale)
+    return cells
+
+
 def _fast_rcnn_cells(windows: Windows, geometry: ConvGeometry) -> tuple[NDArray[np.int64], ...]:
     """Girshick's rounding: float32 throughout, half away from zero."""
-    scale = np.float32(1 / geometry.stride)
-    largest = np.finfo(np.float32).max
-    pixels = np.clip(windows.astype(np.float64), -largest, largest).astype(np.float32)
-    with np.errstate(over="ignore"):
-        cells = np.clip((pixels - np.float32(geometry.offset)) * scale, -FAR, FAR)
+    cells = np.clip(_scaled(windows, geometry, np.float32), -FAR, FAR)
     whole = np.trunc(cells)
     away = np.abs(cells - whole) >= 0.5
     return tuple((whole + np.copysign(away, cells)).astype(np.int64).T)

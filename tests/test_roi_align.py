@@ -227,6 +227,23 @@ def test_hostile_windows(mode, sampling_ratio, rng):
     assert not y[len(far) : -1].any()
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_hostile_geometry(mode, dtype, rng):
+    """Strides and offsets beyond the range of coordinates: finite, and nothing outside the map is read."""
+    x = make(rng, (5, 9, 8), dtype, "spread")
+    rois = np.array([[0.0, 0, 5, 5], [-3, -2, 0, 0], [0, 0, 1e300, 3], [1e300, -1e300, 1.5e300, 1e300]])
+    for stride in (5e-324, 1e-300, 1e-40, 1e40, 1e300):
+        for offset in (0.0, 1e300, -1e300):
+            geometry = sppfast.ConvGeometry(stride, offset=offset)
+            for ratio in (0, 2):
+                y = sppfast.roi_align(x, rois, (3, 1), geometry=geometry, sampling_ratio=ratio, mode=mode)
+                assert np.isfinite(y).all()
+            grad = np.ones(y.shape, dtype)
+            assert np.isfinite(sppfast.roi_align_backward(grad, x, rois, (3, 1), geometry=geometry, mode=mode)).all()
+            assert np.isfinite(sppfast.roi_pool(x, rois, (3, 1), geometry=geometry, rounding="fast_rcnn")).all()
+
+
 def test_no_windows_and_no_maps():
     assert sppfast.roi_align(np.zeros((3, 4, 5), np.float32), np.empty((0, 4)), 2).shape == (0, 12)
     assert sppfast.roi_align(np.zeros((0, 3, 4, 5), np.float32), np.empty((0, 5)), 2).shape == (0, 12)

@@ -116,7 +116,7 @@ def sample_taps(taps, limit, begin, extent, bins, bin_, samples, side, t):
     count = 0
     for i in range(first, last):
         at = rounded(base + rounded(rounded((i + 0.5) * size, t) / samples, t), t)
-        if at < -1 or at > side or count + 2 > limit:
+        if not (-1 <= at <= side) or count + 2 > limit:
             continue
         at = max(at, 0.0)
         low = min(int(at), side - 1)
