@@ -211,8 +211,8 @@ def draw(photograph: NDArray[np.uint8], x: Floats, path: Path) -> None:
     first.imshow(photograph)
     first.set_title(f"photograph, {width} \N{MULTIPLICATION SIGN} {height}", fontsize=9)
     for panel, strip, tint, cells in zip(panels, strips, tints, windows, strict=True):
-        _draw_bins(panel, photograph, tint, GEOMETRY.boxes(cells).astype(int))
-        _draw_strip(strip, tint)
+        draw_bins(panel, photograph, tint, GEOMETRY.boxes(cells).astype(int))
+        draw_strip(strip, tint)
     for axes in figure.axes:
         axes.axis("off")
     count = f"{' + '.join(map(str, sizes))} = {sum(sizes)}"
@@ -222,7 +222,7 @@ def draw(photograph: NDArray[np.uint8], x: Floats, path: Path) -> None:
     figure.savefig(path)
 
 
-def _draw_bins(panel: Axes, photograph: NDArray[np.uint8], tint: NDArray[Any], boxes: NDArray[Any]) -> None:
+def draw_bins(panel: Axes, photograph: NDArray[np.uint8], tint: NDArray[Any], boxes: NDArray[Any]) -> None:
     """Draw the photograph in grey, times the colour of each bin (where bins overlap, the mean of theirs)."""
     right, bottom = boxes[-1, -1, 2:] + 1  # what lies beyond is too little for a cell
     grey = photograph[:bottom, :right].mean(axis=2, keepdims=True) / 255
@@ -237,7 +237,7 @@ def _draw_bins(panel: Axes, photograph: NDArray[np.uint8], tint: NDArray[Any], b
     panel.set_title(f"{rows} \N{MULTIPLICATION SIGN} {columns} bins", fontsize=9)
 
 
-def _draw_strip(axes: Axes, tint: NDArray[Any]) -> None:
+def draw_strip(axes: Axes, tint: NDArray[Any]) -> None:
     """Draw the colours of a level in the order of its values in the vector."""
     row = tint.reshape(1, -1, 3)
     axes.imshow(row, aspect="auto")

@@ -1,0 +1,38 @@
+"""How Sphinx builds the site: ``make docs``."""
+
+import sppfast
+
+project = "sppfast"
+author = "the sppfast developers"
+copyright = author
+version = release = sppfast.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+suppress_warnings = ["toc.empty_glob"]
+
+myst_heading_anchors = 3
+
+autodoc_typehints = "none"  # the sections of a docstring say more
+default_role = "py:obj"
+nitpick_ignore_regex = [("py:obj", "[a-z_]+")]  # single words in docstrings may be parameters
+numpydoc_show_class_members = False
+templates_path = ["_templates"]
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"sppfast {version}"
+html_show_sourcelink = False
+html_theme_options = {
+    "header_links_before_dropdown": 8,
+    "logo": {"text": "sppfast"},
+    "navbar_persistent": ["search-field"],
+    "navigation_with_keys": False,
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
