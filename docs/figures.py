@@ -24,9 +24,8 @@ CHANNELS, BINS = 4, 4
 
 def save(figure, path):
     """Save a figure; the same bytes each time."""
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": path.name}):
-        figure.savefig(path, metadata=metadata)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     print(path)
 
 
@@ -98,9 +97,9 @@ def draw_window(path):
 
 
 def draw_rules(path):
-    """Draw which of 13 cells four bins have, by each rule."""
-    length, n = 13, 4
-    figure, panels = canvas(3.6, 3)
+    """Draw which of 11 cells four bins have, by each rule."""
+    length, n = 11, 4
+    figure, panels = canvas(3.6, 3, top=0.92)
     for panel, rule in zip(panels, ("adaptive", "sliding", "caffe"), strict=True):
         panel.set_title(f'bins="{rule}"', fontsize=9, loc="left")
         for cell in range(length):
@@ -128,7 +127,7 @@ def draw_rounding(path):
     rows = {
         'rounding="sppnet"': (left - 0.5, right - 0.5),
         'rounding="fast_rcnn"': (round(x0 / stride) - 0.5, round(x1 / stride) + 0.5),
-        "roi_align": (x0 / stride - 0.5, x1 / stride - 0.5),
+        "roi_align, aligned": (x0 / stride - 0.5, x1 / stride - 0.5),
     }
     for i, (name, (start, stop)) in enumerate(rows.items()):
         box(axes, start, -1.6 - i, stop - start, 0.7, COLOURS[i])
@@ -141,11 +140,11 @@ def draw_rounding(path):
 
 
 def draw_kernel(path):
-    """Draw the way of a map through the CPU kernel: plan, pack, reduce, scatter."""
+    """Draw the way of a map through the CPU kernel: plan, pack, reduce, write."""
     figure, panels = canvas(7.2, 4, top=0.96, hspace=0.35)
     titles = ("plan: integer edges of each axis", "pack: channels side by side", "reduce: whole vectors of channels")
-    steps = (_plan, _pack, _reduce, _scatter)
-    for i, (panel, title, step) in enumerate(zip(panels, (*titles, "scatter: back into rows"), steps, strict=True)):
+    steps = (_plan, _pack, _reduce, _write)
+    for i, (panel, title, step) in enumerate(zip(panels, (*titles, "write: scattered back into rows"), steps, strict=True)):
         panel.set_title(f"{i + 1}. {title}", fontsize=9, loc="left")
         panel.set(xlim=(-0.1, 20.1), ylim=(-0.2, 6.2))
         step(panel)
@@ -193,7 +192,7 @@ def _reduce(axes):
     axes.text(0, 0.5, "coarser levels are reduced from these bins, not from cells", va="top", fontsize=7)
 
 
-def _scatter(axes):
+def _write(axes):
     for i in range(BINS):
         _lanes(axes, 1.25 * i, 1.6, f"bin {i}", width=1.2)
     arrow(axes, (5.3, 3.4), (7.4, 3.4))
@@ -204,8 +203,8 @@ def _scatter(axes):
 
 def main(folder=IMAGES):
     """Draw all pictures."""
-    draw_levels(folder / "levels.png")
-    draw_window(folder / "window.png")
+    draw_levels(folder / "levels.jpg")
+    draw_window(folder / "window.jpg")
     draw_rules(folder / "rules.svg")
     draw_rounding(folder / "rounding.svg")
     draw_kernel(folder / "kernel.svg")

@@ -1,9 +1,12 @@
-"""The examples in the docstrings and in the README run, and print what they say."""
+"""The examples in the docstrings, in the README and on the site run, and print what they say."""
 
 import doctest
 import importlib
 import pkgutil
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ import pytest
 import sppfast
 from sppfast import sppnet
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
 MODULES = ["sppfast", *(module.name for module in pkgutil.walk_packages(sppfast.__path__, "sppfast."))]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -45,17 +50,37 @@ def test_public_names_of_the_system_have_examples():
         assert found.examples, name
 
 
-@pytest.mark.skipif(not README.exists(), reason="there is no README.md")
-def test_readme(tmp_path, monkeypatch):
-    """The python blocks, in order, in one namespace; those with prompts as doctests."""
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page, tmp_path, monkeypatch):
+    """The blocks of a page, in order, in one namespace and one folder."""
+    text = page.read_text()
+    for name in re.findall(r"^(?:>>> )?(?:import|from) (\w+)", text, re.MULTILINE):
+        pytest.importorskip(name, reason=f"{name} is not installed")
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)):
-        if ">>>" not in block:
-            exec(compile(block, f"README.md, block {number}", "exec"), namespace)
-            continue
-        test = doctest.DocTestParser().get_doctest(block, namespace, f"block {number}", "README.md", 0)
-        runner = doctest.DocTestRunner(optionflags=FLAGS)
-        runner.run(test, clear_globs=False)
-        namespace.update(test.globs)
-        assert runner.failures == 0
+    for number, (language, block) in enumerate(BLOCK.findall(text)):
+        if language == "console":
+            run_commands(block)
+        elif block.startswith(">>>"):
+            run_prompts(block, namespace, f"{page.name}, block {number}")
+        else:
+            exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+
+
+def run_prompts(block, namespace, name):
+    test = doctest.DocTestParser().get_doctest(block, namespace, name, None, 0)
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    runner.run(test, clear_globs=False)
+    namespace.update(test.globs)
+    assert runner.failures == 0
+
+
+def run_commands(block):
+    """Lines that begin with a dollar are commands of ``sppfast``; what follows is what they print."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        line, _, expected = part.partition("\n")
+        command, *arguments = shlex.split(line)
+        assert command == "sppfast"
+        done = subprocess.run([sys.executable, "-m", "sppfast", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert doctest.OutputChecker().check_output(expected, done.stdout, FLAGS), done.stdout

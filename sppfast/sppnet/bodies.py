@@ -44,7 +44,7 @@ def body_model(
     from onnx import TensorProto, helper, numpy_helper
 
     sizes, arrays = iter(layers), iter(weights)
-    nodes, tensors, tensor = [], [], "image"
+    nodes, tensors, tensor, channels = [], [], "image", 3
     for i, word in enumerate(recipe.split()):
         source, tensor = tensor, f"{word.rstrip('0123456789')}{i}"
         if word == "lrn":
@@ -56,11 +56,13 @@ def body_model(
             nodes.append(helper.make_node("MaxPool", [source], [tensor], **window))
             continue
         names = [f"weight{i}", f"bias{i}"]
-        tensors += [numpy_helper.from_array(a.astype(np.float32), n) for n, a in zip(names, next(arrays), strict=True)]
+        pair = next(arrays)
+        tensors += [numpy_helper.from_array(a.astype(np.float32), n) for n, a in zip(names, pair, strict=True)]
+        channels = len(pair[1])
         nodes.append(helper.make_node("Conv", [source, *names], [f"sum{i}"], **window))
         nodes.append(helper.make_node("Relu", [f"sum{i}"], [tensor]))
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, "height", "width"])
-    result = helper.make_tensor_value_info(tensor, TensorProto.FLOAT, None)
+    result = helper.make_tensor_value_info(tensor, TensorProto.FLOAT, ["N", channels, "rows", "columns"])
     graph = helper.make_graph(nodes, "body", [image], [result], tensors)
     return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
 
