@@ -1,12 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format docs bench dist clean
 
 demo: .venv/.demo
 	$(BIN)/sppfast demo --out sppfast-demo
 
-test: lint
+test: lint docs
 	$(BIN)/python tests/compile_kernels.py
 	$(BIN)/pytest
 
@@ -19,11 +19,19 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: .venv/.dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --nitpicky --keep-going docs docs/_build/html
+
 bench: .venv/.dev
 	$(BIN)/python benchmarks/peers.py
 
+dist: .venv/.release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf .venv build dist sppfast-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist docs/_build docs/generated sppfast-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -15,7 +15,6 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.empty_glob"]
 
 myst_heading_anchors = 3
 
@@ -28,6 +27,8 @@ templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"sppfast {version}"
 html_show_sourcelink = False
+html_use_index = html_domain_indices = False  # the search finds as much
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "header_links_before_dropdown": 8,
     "logo": {"text": "sppfast"},

@@ -18,4 +18,4 @@ __all__ = [
     "show_versions",
     "versions",
 ]
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
