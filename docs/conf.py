@@ -26,13 +26,16 @@ templates_path = ["_templates"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"sppfast {version}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+alone = ("quickstart", "pyramid", "sppnet", "performance", "kernels", "reliability", "changelog")
+html_sidebars = {page: [] for page in alone}  # nothing below them that a sidebar could list
 html_show_sourcelink = False
 html_use_index = html_domain_indices = False  # the search finds as much
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "header_links_before_dropdown": 8,
     "logo": {"text": "sppfast"},
-    "navbar_persistent": ["search-field"],
     "navigation_with_keys": False,
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

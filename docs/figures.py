@@ -54,20 +54,22 @@ def arrow(axes, start, stop):
 
 
 def draw_levels(path):
-    """Draw four levels of bins over a photograph, each tinted by its pooled strength."""
+    """Draw four levels of bins over a photograph, each tinted by its pooled strength, and the vector of them all."""
     photograph = demo.load_photographs()["china"]
     x = demo.feature_map(photograph)
-    channel = demo.HORIZONTAL_EDGES
-    levels = sppfast.pool(x, demo.LEVELS, flatten=False)
+    levels = [level[demo.HORIZONTAL_EDGES] for level in sppfast.pool(x, demo.LEVELS, flatten=False)]
+    low, high = levels[0].min(), levels[0].max()
+    tints = [matplotlib.colormaps["inferno"](0.15 + 0.85 * (level - low) / (high - low))[..., :3] for level in levels]
+    figure = Figure(figsize=(WIDTH, 4.1), dpi=160)
+    place = {"left": 0.01, "right": 0.99, "wspace": 0.03}
+    above = figure.add_gridspec(2, 2, top=0.94, bottom=0.12, hspace=0.12, **place)
+    below = figure.add_gridspec(1, 4, top=0.09, bottom=0.01, width_ratios=[level.size for level in levels], **place)
     windows = sppfast.Pyramid(demo.LEVELS).windows(*x.shape[1:])
-    low, high = levels[0][channel].min(), levels[0][channel].max()
-    figure = Figure(figsize=(WIDTH, 3.7), dpi=160)
-    for panel, level, cells in zip(figure.subplots(2, 2).flat, levels, windows, strict=True):
-        strength = (level[channel] - low) / (high - low)
-        tint = matplotlib.colormaps["inferno"](0.15 + 0.85 * strength)[..., :3]
+    for panel, strip, tint, cells in zip(above.subplots().flat, below.subplots().flat, tints, windows, strict=True):
         demo.draw_bins(panel, photograph, tint, demo.GEOMETRY.boxes(cells).astype(int))
-        panel.axis("off")
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.94, bottom=0.01, wspace=0.03, hspace=0.12)
+        demo.draw_strip(strip, tint)
+    for axes in figure.axes:
+        axes.axis("off")
     save(figure, path)
 
 
@@ -144,7 +146,9 @@ def draw_kernel(path):
     figure, panels = canvas(7.2, 4, top=0.96, hspace=0.35)
     titles = ("plan: integer edges of each axis", "pack: channels side by side", "reduce: whole vectors of channels")
     steps = (_plan, _pack, _reduce, _write)
-    for i, (panel, title, step) in enumerate(zip(panels, (*titles, "write: scattered back into rows"), steps, strict=True)):
+    for i, (panel, title, step) in enumerate(
+        zip(panels, (*titles, "write: scattered back into rows"), steps, strict=True)
+    ):
         panel.set_title(f"{i + 1}. {title}", fontsize=9, loc="left")
         panel.set(xlim=(-0.1, 20.1), ylim=(-0.2, 6.2))
         step(panel)
