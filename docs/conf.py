@@ -19,6 +19,7 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "none"  # the sections of a docstring say more
+toc_object_entries_show_parents = "hide"
 default_role = "py:obj"
 nitpick_ignore_regex = [("py:obj", "[a-z_]+")]  # single words in docstrings may be parameters
 numpydoc_show_class_members = False
@@ -34,7 +35,7 @@ html_show_sourcelink = False
 html_use_index = html_domain_indices = False  # the search finds as much
 html_context = {"default_mode": "auto"}
 html_theme_options = {
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 5,
     "logo": {"text": "sppfast"},
     "navigation_with_keys": False,
 }
