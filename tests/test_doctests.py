@@ -53,12 +53,12 @@ def test_public_names_of_the_system_have_examples():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page, tmp_path, monkeypatch):
     """The blocks of a page, in order, in one namespace and one folder."""
-    text = page.read_text()
-    for name in re.findall(r"^(?:>>> )?(?:import|from) (\w+)", text, re.MULTILINE):
+    blocks = BLOCK.findall(page.read_text())
+    for name in re.findall(r"^(?:>>> )?(?:import|from) (\w+)", "".join(block for _, block in blocks), re.MULTILINE):
         pytest.importorskip(name, reason=f"{name} is not installed")
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    for number, (language, block) in enumerate(BLOCK.findall(text)):
+    for number, (language, block) in enumerate(blocks):
         if language == "console":
             run_commands(block)
         elif block.startswith(">>>"):
