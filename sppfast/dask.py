@@ -241,15 +241,14 @@ class _Route:
 
 def _route(index: Index, sizes: Chunks, every: bool = False) -> _Route:
     """Sort windows by the chunks of maps; with `every`, chunks without windows are used, too."""
-    stops = np.cumsum(sizes)
-    chunk = np.searchsorted(stops, index, side="right")
+    bounds = np.cumsum((0, *sizes))
+    chunk = np.searchsorted(bounds[1:], index, side="right")
     order = np.argsort(chunk, kind="stable")
     counts = np.bincount(chunk, minlength=len(sizes))
     used = np.flatnonzero(counts) if len(index) else np.arange(1)
     if every:
         used = np.arange(len(sizes))
-    local: Index = index[order] - (stops - sizes)[chunk[order]]
-    return _Route(order, local, used.tolist(), tuple(counts[used].tolist()))
+    return _Route(order, index[order] - bounds[chunk[order]], used.tolist(), tuple(counts[used].tolist()))
 
 
 # ---- windows whose maps only the tasks will know
