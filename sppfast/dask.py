@@ -120,8 +120,9 @@ def _gather(x: da.Array, axes: str, layout: str) -> da.Array:
 
 def _cut(rows: Any, counts: Chunks) -> da.Array:
     """Cut rows, of dask or not, into chunks."""
+    rows = rows if isinstance(rows, da.Array) else np.asarray(rows)
     chunks = (counts, *rows.shape[1:])
-    return rows.rechunk(chunks) if isinstance(rows, da.Array) else da.from_array(np.asarray(rows), chunks=chunks)
+    return rows.rechunk(chunks) if isinstance(rows, da.Array) else da.from_array(rows, chunks=chunks)
 
 
 def _take(rows: Any, order: Index) -> Any:
@@ -271,7 +272,7 @@ def _pool_late(function: Operator, given: Arguments, x: da.Array, length: int, m
     counts = next(value.chunks[0] for value in windows.values() if isinstance(value, da.Array))
     starts = _cut(np.cumsum(sizes) - sizes, (1,) * len(sizes))
     pairs = [(x, AXES[given["layout"]]), (starts, "n")]
-    pairs += [(_cut(value, counts), "kr"[: np.ndim(value)]) for value in windows.values()]
+    pairs += [(_cut(value, counts), axes) for value, axes in zip(windows.values(), ("kr", "k"), strict=False)]
     call = partial(_run_late, _bind(function, given), sum(sizes))
     parts = da.blockwise(call, "n", *itertools.chain(*pairs), align_arrays=False, meta=np.empty(0, object))
     grid = list(itertools.product(range(len(sizes)), range(len(counts))))
