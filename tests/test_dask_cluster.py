@@ -44,7 +44,8 @@ def count_worker(path, block):
 def test_equal_to_the_call_in_memory(client, rng, tmp_path):
     x = make(rng, (8, 5, 9, 7), "float32", "spread")
     rois, index = make_rois(rng, 30, (144, 112)), rng.integers(0, 8, 30)
-    lazy = da.from_array(x, chunks=(2, 3, 9, 4)).map_blocks(lambda block: count_worker(tmp_path, block))
+    lazy = da.from_array(x, chunks=(2, 3, 9, 4))
+    lazy = lazy.map_blocks(lambda block: count_worker(tmp_path, block), meta=x[:0])
     late = da.from_array(index, chunks=7)
     got = client.compute(
         [
@@ -108,7 +109,7 @@ def test_a_worker_dies(client, late, rng, tmp_path):
     x = make(rng, (10, 5, 9, 7), "float32", "spread")
     rois, index = make_rois(rng, 40, (144, 112)), np.arange(40) // 4
     lazy = da.from_array(x, chunks=(1, 5, 9, 7))
-    lazy = lazy.map_blocks(lambda block, block_info=None: die_once(tmp_path / "died", block, block_info), dtype=x.dtype)
+    lazy = lazy.map_blocks(lambda block, block_info=None: die_once(tmp_path / "died", block, block_info), meta=x[:0])
     result = sppfast.roi_pool(lazy, rois, batch_index=da.from_array(index, chunks=9) if late else index)
     assert_equal(result.compute(), sppfast.roi_pool(x, rois, batch_index=index))
     assert (tmp_path / "died").exists()
