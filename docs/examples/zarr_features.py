@@ -3,8 +3,8 @@
     python docs/examples/zarr_features.py                      # makes a small store first
     python docs/examples/zarr_features.py MAPS.zarr VECTORS.zarr --levels 6 3 2 1
 
-Maps (N, C, H, W) are read chunk by chunk, and a chunk of vectors is written as soon as it is pooled. Needs dask and Zarr
-(pip install "sppfast[dask]" zarr).
+Maps (N, C, H, W) are read chunk by chunk, and a chunk of vectors is written as soon as it is pooled. Needs dask and
+Zarr (pip install "sppfast[dask]" zarr).
 """
 
 import argparse
