@@ -176,11 +176,9 @@ def _reduce(
     lengths = tuple(map(pyramid.output_length, channels))
     counts = windows["rois"][0].chunks[0] if windows else x.chunks[0]
     blocks = _blockwise(function, given, {"x": (x, axes)} | windows, "nc", metas[0], n=counts, c=lengths)
-    results = (
-        [blocks]
-        if len(metas) == 1
-        else [blocks.map_blocks(operator.itemgetter(i), meta=meta) for i, meta in enumerate(metas)]
-    )
+    results = [blocks]
+    if len(metas) > 1:
+        results = [blocks.map_blocks(operator.itemgetter(i), meta=meta) for i, meta in enumerate(metas)]
     if len(channels) == 1:
         return results
     columns = _columns(pyramid, channels)

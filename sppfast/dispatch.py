@@ -16,7 +16,8 @@ from .pyramid import as_pyramid
 from .windows import parse_rois
 
 ARRAYS = ("grad", "x", "rois", "batch_index", "indices", "out")  # the arguments that may be arrays
-FRAMEWORKS = {"torch": "Tensor", "jax": "Array", "dask.array": "Array"}  # the type of its arrays
+# The type of a framework's arrays, and the module that applies operators to them.
+FRAMEWORKS = {"torch": ("Tensor", "torch"), "jax": ("Array", "jax"), "dask.array": ("Array", "dask")}
 
 
 class SupportsDLPack(Protocol):
@@ -151,11 +152,11 @@ def _first(x: Any) -> Any:
 
 
 def _framework(array: Any) -> tuple[str, type] | None:
-    """Find the framework of an array, and the type of its arrays."""
-    for framework, type_name in FRAMEWORKS.items():
+    """Find the module that applies operators to an array of a framework, and the type of its arrays."""
+    for framework, (type_name, module) in FRAMEWORKS.items():
         known = getattr(sys.modules.get(framework), type_name, None)
         if known is not None and isinstance(array, known):
-            return framework.partition(".")[0], known
+            return module, known
     return None
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import pickle
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -423,6 +425,19 @@ def test_bags_and_delayed(rng):
 def test_what_tasks_hold_can_be_pickled(array, windows):
     lazy = sppfast.roi_pool(in_chunks(array, CHUNKS[0]), windows, batch_index=INDEX, levels=[3, (2, 1)])
     assert_equal(np.asarray(pickle.loads(pickle.dumps(lazy))), np.asarray(lazy))
+
+
+def test_example_with_zarr(tmp_path, capsys):
+    """As it is run without arguments; and from a store to a store, which holds what the call in memory gives."""
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    example = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "examples" / "zarr_features.py"))
+    example["main"]([])
+    assert "64 vectors of 5376" in capsys.readouterr().out
+    maps, vectors = str(tmp_path / "maps.zarr"), str(tmp_path / "vectors.zarr")
+    example["make_maps"](maps, 10)
+    example["main"]([maps, vectors, "--levels", "2", "1"])
+    assert "100%" in capsys.readouterr().out
+    assert_equal(zarr.open(vectors)[:], sppfast.pool(zarr.open(maps)[:], (2, 1)))
 
 
 # ---- errors

@@ -11,8 +11,7 @@ import pytest
 import sppfast
 from sppfast import sppnet
 
-ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": None, "docs/dask.md": "distributed"}  # and what each needs
+README = Path(__file__).parents[1] / "README.md"
 MODULES = ["sppfast", *(module.name for module in pkgutil.walk_packages(sppfast.__path__, "sppfast."))]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -46,20 +45,16 @@ def test_public_names_of_the_system_have_examples():
         assert found.examples, name
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_page(page, tmp_path, monkeypatch):
+@pytest.mark.skipif(not README.exists(), reason="there is no README.md")
+def test_readme(tmp_path, monkeypatch):
     """The python blocks, in order, in one namespace; those with prompts as doctests."""
-    if not (ROOT / page).exists():
-        pytest.skip(f"there is no {page}")
-    if PAGES[page]:
-        pytest.importorskip(PAGES[page], reason=f"{PAGES[page]} is not installed")
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)):
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)):
         if ">>>" not in block:
-            exec(compile(block, f"{page}, block {number}", "exec"), namespace)
+            exec(compile(block, f"README.md, block {number}", "exec"), namespace)
             continue
-        test = doctest.DocTestParser().get_doctest(block, namespace, f"block {number}", page, 0)
+        test = doctest.DocTestParser().get_doctest(block, namespace, f"block {number}", "README.md", 0)
         runner = doctest.DocTestRunner(optionflags=FLAGS)
         runner.run(test, clear_globs=False)
         namespace.update(test.globs)
