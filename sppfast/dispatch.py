@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .arrays import Maps, take_maps
 from .pyramid import as_pyramid
+from .windows import parse_rois
 
 ARRAYS = ("grad", "x", "rois", "batch_index", "indices", "out")  # the arguments that may be arrays
-FRAMEWORKS = {"torch": "Tensor", "jax": "Array"}  # the type of its arrays; the adapter has the framework's name
+# The type of a framework's arrays, and the module that applies operators to them.
+FRAMEWORKS = {"torch": ("Tensor", "torch"), "jax": ("Array", "jax"), "dask.array": ("Array", "dask")}
 
 
 class SupportsDLPack(Protocol):
@@ -51,7 +55,7 @@ class Call:
 
     def filled(self, view: Callable[[Place], Any]) -> dict[str, Any]:
         """Arguments with arrays in their places."""
-        views = {name: _map(view, self.arguments[name], Place) for name in ARRAYS if name in self.arguments}
+        views = {name: map_items(view, self.arguments[name], Place) for name in ARRAYS if name in self.arguments}
         return self.arguments | views
 
     def run(self, arrays: Sequence[Any], to_numpy: Callable[[str, Any], Any], from_numpy: Callable[[Any], Any]) -> Any:
@@ -65,7 +69,9 @@ class Call:
 
         arguments = self.filled(view)
         result = self.function(**arguments)
-        return _map(lambda array: given[id(array)] if id(array) in given else from_numpy(array), result, np.ndarray)
+        return map_items(
+            lambda array: given[id(array)] if id(array) in given else from_numpy(array), result, np.ndarray
+        )
 
     def changed(self, **options: Any) -> Call:
         """Change options, as far as the operator has them."""
@@ -91,12 +97,37 @@ class Call:
         return present(results, pyramid, channels, a["layout"], a["flatten"])
 
 
+def outline(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Maps, Any, list[NDArray[Any]]]:
+    """Check a call of which only the shapes and dtypes of arrays are known, with ``flatten=True``.
+
+    Returns
+    -------
+    maps : Maps
+        Of `x`.
+    windows : tuple of ndarray, or None
+        If it has windows: those, and the map of each.
+    rows : list of ndarray
+        The results, without rows.
+    """
+    x = arguments["x"]
+    _, maps = take_maps(x, arguments["layout"])
+    windows = None
+    if "rois" in arguments:
+        windows = parse_rois(arguments["rois"], arguments["batch_index"], maps.count)
+        arguments = arguments | {"rois": np.empty((0, 4)), "batch_index": None}
+    first = x[0] if maps.ragged else x
+    none = function(**arguments | {"x": first[None][:0] if first.ndim == 3 else first[:0]})
+    return maps, windows, list(none) if isinstance(none, tuple) else [none]
+
+
 def is_foreign(x: Any) -> bool:
     """Whether `x`, maps or a sequence of them, is of another array library than NumPy."""
     if isinstance(x, np.ndarray):
         return False
     first = _first(x)
-    return hasattr(first, "__dlpack__") and not isinstance(first, np.ndarray)
+    if isinstance(first, np.ndarray):
+        return False
+    return hasattr(first, "__dlpack__") or _framework(first) is not None
 
 
 def call_foreign(function: Callable[..., Any], /, **arguments: Any) -> Any:
@@ -120,13 +151,18 @@ def _first(x: Any) -> Any:
     return x[0] if isinstance(x, Sequence) and len(x) else x
 
 
-def _adapter(array: Any) -> tuple[type, Callable[[Call, list[Any]], Any]]:
-    """Find what applies operators to arrays of this type, which are instances of the type returned."""
-    name, kind = "dlpack", type(array)
-    for framework, type_name in FRAMEWORKS.items():
+def _framework(array: Any) -> tuple[str, type] | None:
+    """Find the module that applies operators to an array of a framework, and the type of its arrays."""
+    for framework, (type_name, module) in FRAMEWORKS.items():
         known = getattr(sys.modules.get(framework), type_name, None)
         if known is not None and isinstance(array, known):
-            name, kind = framework, known
+            return module, known
+    return None
+
+
+def _adapter(array: Any) -> tuple[type, Callable[[Call, list[Any]], Any]]:
+    """Find what applies operators to arrays of this type, which are instances of the type returned."""
+    name, kind = _framework(array) or ("dlpack", type(array))
     return kind, importlib.import_module(f".{name}", __package__).apply
 
 
@@ -140,10 +176,10 @@ def _take_out(name: str, value: Any, kind: type, arrays: list[Any]) -> Any:
     return value
 
 
-def _map(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
+def map_items(function: Callable[[Any], Any], value: Any, kind: type) -> Any:
     """Apply a function to what is of a type, in lists and tuples too."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, list | tuple):
-        return type(value)(_map(function, item, kind) for item in value)
+        return type(value)(map_items(function, item, kind) for item in value)
     return value

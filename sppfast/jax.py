@@ -18,9 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from numpy.typing import NDArray
 
-from .arrays import take_maps
-from .dispatch import Call
-from .windows import parse_rois
+from .dispatch import Call, outline
 
 _operator = Primitive("sppfast")
 _operator.multiple_results = True
@@ -79,18 +77,12 @@ def _abstract(*arrays: Any, call: Call) -> list[jax.core.ShapedArray]:
     x = arguments["x"]
     if "grad" in arguments:
         return [jax.core.ShapedArray(item.shape, item.dtype) for item in (x if isinstance(x, list) else [x])]
-    _, maps = take_maps(x, arguments["layout"])
+    maps, windows, results = outline(call.function, arguments)
     rows = () if maps.single else (maps.count,)
-    if "rois" in arguments:
-        _, index = parse_rois(arguments["rois"], arguments["batch_index"], maps.count)
-        rows = index.shape
-        arguments |= {"rois": np.empty((0, 4)), "batch_index": None}
-    first = x[0] if maps.ragged else x
-    arguments["x"] = first[None][:0] if first.ndim == 3 else first[:0]
-    none = call.function(**arguments)  # of no maps: checks the options, and tells the length and the dtype of a row
+    if windows is not None:
+        rows = windows[1].shape
     return [
-        jax.core.ShapedArray(rows + result.shape[1:], jax.dtypes.canonicalize_dtype(result.dtype))
-        for result in (none if isinstance(none, tuple) else [none])
+        jax.core.ShapedArray(rows + result.shape[1:], jax.dtypes.canonicalize_dtype(result.dtype)) for result in results
     ]
 
 
