@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
+ASV := $(BIN)/asv --config benchmarks/asv.conf.json
+# What to compare with: the last release, or where there is none the last commit.
+BASE = $(shell git describe --tags --abbrev=0 HEAD^ 2>/dev/null || git rev-parse HEAD^)
 
-.PHONY: demo test lint format docs bench dist clean
+.PHONY: demo test lint format docs bench bench-compare peers dist clean
 
 demo: .venv/.demo
 	$(BIN)/sppfast demo --out sppfast-demo
@@ -14,6 +17,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(ASV) check -E existing:same
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix
@@ -23,7 +27,16 @@ docs: .venv/.dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --nitpicky --keep-going docs docs/_build/html
 
 bench: .venv/.dev
-	$(BIN)/python benchmarks/peers.py
+	$(ASV) machine --yes
+	$(ASV) run 'HEAD^!'
+	$(ASV) publish
+
+bench-compare: .venv/.dev
+	$(ASV) machine --yes
+	$(ASV) continuous --factor 1.25 $(BASE) HEAD
+
+peers: .venv/.dev
+	$(BIN)/sppfast bench --all
 
 dist: .venv/.release
 	rm -rf dist
@@ -31,7 +44,7 @@ dist: .venv/.release
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf .venv build dist docs/_build docs/generated sppfast-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .asv build dist docs/_build docs/generated sppfast-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

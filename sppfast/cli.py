@@ -1,4 +1,4 @@
-"""The command line: ``sppfast pool``, ``sppfast detect``, ``sppfast info`` and ``sppfast demo``."""
+"""The command line: ``sppfast pool``, ``detect``, ``info``, ``bench`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -44,6 +44,26 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _threads(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d+\.?\d*|\.\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return float(text)
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from error
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="sppfast", description="Spatial pyramid pooling of arrays.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sppfast {sppfast.__version__}")
@@ -80,6 +100,22 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument("--out", type=Path, metavar="DIR", required=True, help="made if missing")
     detect.add_argument("--score", type=float, metavar="S", default=0.0, help="least score of what is shown [0]")
     detect.set_defaults(run=_detect)
+
+    bench = commands.add_parser(
+        "bench",
+        help="time sppfast beside the other libraries that are installed",
+        description="Time sppfast beside torch, torchvision, OpenVINO, ONNX Runtime and OpenCV, those that are "
+        "installed, on this machine, in turn and with as many threads each. The first run also compiles kernels.",
+        allow_abbrev=False,
+    )
+    bench.add_argument("--rows", type=_pattern, default="", metavar="REGEX", help="only rows whose name matches")
+    bench.add_argument("--all", action="store_true", help="all rows instead of the short table")
+    bench.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="for each row [2]")
+    bench.add_argument("--threads", type=_threads, metavar="N", help="of each library [all cores]")
+    bench.add_argument("--gpu", action="store_true", help="on the GPU, beside torch and torchvision")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    bench.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios there")
+    bench.set_defaults(run=_bench)
 
     demo = commands.add_parser("demo", help="pool photographs, find digits on photographs, and draw both")
     demo.add_argument("--out", type=Path, default=Path("sppfast-demo"), metavar="DIR", help="[sppfast-demo]")
@@ -127,6 +163,20 @@ def _demo(arguments: argparse.Namespace) -> None:
     from sppfast import demo
 
     demo.run(arguments.out)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from sppfast import bench
+
+    bench.run(
+        arguments.rows,
+        every=arguments.all,
+        seconds=arguments.seconds,
+        threads=arguments.threads,
+        gpu=arguments.gpu,
+        json_path=arguments.json,
+        plot_path=arguments.plot,
+    )
 
 
 def _detect(arguments: argparse.Namespace) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 PACKAGES = (
-    "numpy", "numba", "llvmlite", "ml_dtypes", "cupy", "torch", "jax", "dask", "onnx", "onnxruntime", "openvino",
-    "opencv-contrib-python-headless", "scikit-learn",
+    "numpy", "numba", "llvmlite", "ml_dtypes", "cupy", "torch", "torchvision", "jax", "dask", "onnx", "onnxruntime",
+    "openvino", "opencv-contrib-python-headless", "scikit-learn",
 )  # fmt: skip
 
 

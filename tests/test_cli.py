@@ -352,6 +352,9 @@ def test_full_disk(maps, monkeypatch, capsys):
         ["detect", "--model", "m.npz", "--out", "found"],
         ["detect", "a.png", "--model", "m.npz", "--out", "found", "--score", "high"],
         ["info", "now"],
+        ["bench", "--rows", "("],
+        ["bench", "--seconds", "-1"],
+        ["bench", "--threads", "0"],
         ["demo", "--in", "here"],
     ],
 )

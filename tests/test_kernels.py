@@ -25,17 +25,31 @@ def maps(rng):
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 @pytest.mark.parametrize("options", [{}, {"mode": "avg"}, {"return_indices": True}], ids=str)
-def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, maps, levels, rounding, options):
+@pytest.mark.parametrize("tile", [0, 60 * 80 * launch.NARROW_BYTES], ids=["parts", "few lanes"])
+def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, maps, levels, rounding, options, tile):
     rois, batch_index = windows(rng, 300, rounding), rng.integers(0, 2, 300)
 
     def call():
         return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index, **options)
 
     whole = call()
-    monkeypatch.setattr(launch, "SHARED_BYTES", 0)
+    monkeypatch.setattr(launch, "SHARED_BYTES", tile)
     monkeypatch.setattr(launch, "TILE_BYTES", 128 * 70)
     for a, b in zip(np.atleast_2d(whole), np.atleast_2d(call()), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(40, 60, 80), (3, 2, 3000)], ids=str)
+@pytest.mark.parametrize("operator", [sppfast.roi_pool, sppfast.roi_align])
+def test_a_window_alone_is_the_window_among_many(rng, operator, shape):
+    """By itself it is packed alone, among many the whole map is: sums have the same bits."""
+    x = rng.standard_normal(shape)
+    corner = rng.uniform(0, 16 * np.array([shape[2], shape[1]]) / 2, (40, 2))
+    rois = np.hstack([corner, corner + rng.uniform(0, 16 * np.array([shape[2], shape[1]]) / 2, (40, 2))])
+    rois[0] = 0, 0, 16 * shape[2] - 1, 16 * shape[1] - 1
+    among = operator(x, rois, (3, 1), mode="avg")
+    for roi, row in zip(rois[:9], among, strict=False):
+        np.testing.assert_array_equal(operator(x, roi[None], (3, 1), mode="avg")[0], row)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

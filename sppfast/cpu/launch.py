@@ -7,7 +7,7 @@ import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,18 @@ from ..cores import available_cores
 from ..plan import Plan
 from . import kernels, threads
 from .compile import c_function
-from .lanes import Reduction
+from .lanes import CELL_BYTES, Reduction
 from .order import Order, order_windows
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
-SHARED_BYTES = 2**23  # largest whole map that is packed once for many windows
+SHARED_BYTES = 2**23  # of the largest tile of a whole map
 STREAM_BYTES = 2**22  # results from here on do not stay in a cache: write past it
 WORKERS_PER_CORE = 4  # at most
 TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
+MANY_CELLS = 2**62
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 
@@ -165,26 +166,56 @@ def _count_workers(workers: int | None, launch: Launch) -> int:
 
 @lru_cache(maxsize=256)
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
-    return _prepare(maps, plan, None, mode, shared=False)
+    return _prepare(maps, plan, None, _kernel(maps, mode, is_narrow(maps)), shared=False)
 
 
 def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
     if index is None:
-        return _prepare(maps, plan, None, mode, shared=False)
-    shared = maps.largest * _kernel(maps, mode).cell_bytes <= SHARED_BYTES
+        return _prepare(maps, plan, None, _kernel(maps, mode, is_narrow(maps)), shared=False)
+    cells = _window_cells(plan)
+    if mode == "avg" and maps.widths.max() > TILE_BYTES // CELL_BYTES:
+        cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
+    kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
     order = order_windows(index, maps.count, plan, maps.largest, blocks=shared and mode == "max")
-    return _prepare(maps, plan, order, mode, shared)
+    return _prepare(maps, plan, order, kernel, shared)
 
 
-def _kernel(maps: Maps, mode: str) -> Kernel:
-    """Choose the kernel: bools are reduced as the bytes that they are."""
+def _window_cells(plan: Plan) -> int:
+    """Count the cells of all windows."""
+    (top, bottom), (left, right) = (edges[:, :2].T.astype(np.int64) for edges in (plan.y_edges, plan.x_edges))
+    return int(np.dot(bottom - top, right - left))
+
+
+def choose_lanes(
+    build: Callable[[bool], Kernel], maps: Maps, index: NDArray[np.int64], cells: int
+) -> tuple[Kernel, bool]:
+    """Choose a kernel, and whether it packs a map once for all of its windows, or `cells` for each by itself.
+
+    Once where that is less work, by itself a cell costs twice as much, and where the tile stays small: a large map is
+    packed in few lanes.
+    """
+    few = is_narrow(maps)
+    if 2 * cells >= np.count_nonzero(np.bincount(index)) * maps.largest:
+        for narrow in range(few, 2):
+            kernel = build(bool(narrow))
+            if maps.largest * kernel.cell_bytes <= SHARED_BYTES:
+                return kernel, True
+    return build(few), False
+
+
+def is_narrow(maps: Maps) -> bool:
+    """Tell whether there are few channels."""
+    return maps.channels <= NARROW_BYTES // maps.dtype.itemsize
+
+
+def _kernel(maps: Maps, mode: str, narrow: bool) -> Kernel:
+    """Find the kernel: bools are reduced as the bytes that they are."""
     name = "uint8" if maps.name == "bool" else maps.name
-    return kernel_of(name, mode, int(maps.channels <= NARROW_BYTES // maps.dtype.itemsize))
+    return kernel_of(name, mode, int(narrow))
 
 
-def _prepare(maps: Maps, plan: Plan, order: Order | None, mode: str, shared: bool) -> Launch:
+def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, shared: bool) -> Launch:
     """Divide the work into tasks, and lay out the descriptor."""
-    kernel = _kernel(maps, mode)
     blocks = -(-maps.channels // kernel.lanes)
     results = maps.channels * plan.bins * (maps.count if order is None else len(order.rows))
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS

@@ -13,17 +13,17 @@ from ..plan import Plan, Samples
 from . import kernels, scatter, taps
 from .kernels import COLUMNS, ROWS, X_EDGES, Y_EDGES
 from .launch import (
-    NARROW_BYTES,
     SERIAL_ITEMS,
-    SHARED_BYTES,
     SPILL,
     STREAM_BYTES,
     TILE_BYTES,
     Kernel,
     Launch,
+    choose_lanes,
     count_chunks,
     edge_fields,
     fill_fields,
+    is_narrow,
     kernel_of,
     level_fields,
     map_fields,
@@ -100,9 +100,11 @@ def _align_part(
     target: NDArray[Any],
     workers: int | None,
 ) -> None:
-    kernel = kernel_of(maps.name, mode, _narrow(maps), taps.build_gather)
+    def build(narrow: bool) -> Kernel:
+        return kernel_of(maps.name, mode, int(narrow), taps.build_gather)
+
+    kernel, shared = choose_lanes(build, maps, index, _line_cells(samples, maps, index))
     table = Table(maps, samples, index, mode, workers)
-    shared = maps.largest * kernel.cell_bytes <= SHARED_BYTES
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, int(maps.widths.max()))
     bins = samples.bins + SPILL
     parallel = target.size >= SERIAL_ITEMS
@@ -132,7 +134,7 @@ def spread_means(
     workers: int | None,
 ) -> None:
     """Add the gradients of the windows' means, rows of `grad`, up in the targets, contiguous (C, H, W) arrays."""
-    narrow = _narrow(maps) or int(maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES)
+    narrow = int(is_narrow(maps) or maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES)
     kernel = kernel_of(maps.name, "avg", narrow, taps.build_spread)
     table = Table(maps, plan, index, "avg", workers)
     cells, bins = maps.largest + SPILL, plan.bins + SPILL
@@ -256,10 +258,6 @@ def _group(maps: Maps) -> int:
     return min(max(NEAR_BYTES // (maps.largest * maps.dtype.itemsize), 1), MAX_GROUP)
 
 
-def _narrow(maps: Maps) -> int:
-    return int(maps.channels <= NARROW_BYTES // maps.dtype.itemsize)
-
-
 def _window_fields(plan: Plan | Samples) -> dict[int, int]:
     if isinstance(plan, Plan):
         return {kernels.SAMPLING: -1, **edge_fields(plan)}
@@ -287,6 +285,12 @@ def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -
     levels = [(place, place + n, place + 2 * n) for place, n in plan.levels[:, [places, counts]]]
     cells = [np.maximum(edges[:, b:c] - edges[:, a:b], 0).sum(axis=1, dtype=np.int64) for a, b, c in levels]
     return np.stack(cells, axis=1)
+
+
+def _line_cells(samples: Samples, maps: Maps, index: NDArray[np.int64]) -> int:
+    """Count the cells of the lines that the taps of all windows name, at most."""
+    lines = _sample_taps(samples, samples.levels[:, [ROWS, COLUMNS]], maps, index)[:, :, 0].sum(axis=1)
+    return int(np.dot(lines, np.minimum(samples.windows[:, 3] + 2, maps.widths.max())))
 
 
 def _sample_taps(samples: Samples, bins: NDArray[np.int64], maps: Maps, index: NDArray[np.int64]) -> NDArray[np.int64]:

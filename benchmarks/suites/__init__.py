@@ -1,0 +1,1 @@
+"""What asv tracks from commit to commit: the public operators alone, so that it runs on any of them."""
