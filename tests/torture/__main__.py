@@ -2,7 +2,7 @@
 
 import argparse
 
-from . import soak
+from . import fuzz, soak
 from .report import HEAD
 
 
@@ -16,6 +16,11 @@ def parser():
     command.add_argument("--load", type=float, default=1.0, help="cores in use, on average")
     command.add_argument("--seed", type=int, default=1)
     command.set_defaults(run=lambda a: soak.run(a.calls, a.minutes, a.load, a.seed))
+    command = tests.add_parser("fuzz", help="a million random calls, right and wrong")
+    command.add_argument("--calls", type=int, default=1_000_000)
+    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--first", type=int, default=0)
+    command.set_defaults(run=lambda a: fuzz.run(a.calls, a.seed, a.first))
     return parser
 
 

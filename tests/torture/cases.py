@@ -140,11 +140,17 @@ def add_windows(case, choice, rng):
     align = case.operator.startswith("roi_align")
     a = case.arguments
     rounding = choice.choice(ROUNDINGS)
-    a |= {"sampling_ratio": choice.choice((0, 1, 2, 2, 3)), "aligned": choice.random() < 0.5} if align else {"rounding": rounding}
+    a |= (
+        {"sampling_ratio": choice.choice((0, 1, 2, 2, 3)), "aligned": choice.random() < 0.5}
+        if align
+        else {"rounding": rounding}
+    )
     cells = not align and rounding == "cells"
     if not cells:
         a["geometry"] = choice.choice(GEOMETRIES)
-    height, width = (max(m.shape[axis] for m in case.maps) for axis in ((-2, -1) if a["layout"] == "NCHW" else (-3, -2)))
+    height, width = (
+        max(m.shape[axis] for m in case.maps) for axis in ((-2, -1) if a["layout"] == "NCHW" else (-3, -2))
+    )
     stride = 1.0 if cells else getattr(a["geometry"], "stride", a["geometry"])
     count = choice.choice((0, 1, 1, 1, 2, 3)) if maps else 0
     dtype = choice.choice((np.float64, np.float64, np.float32, np.int64, np.int16, ">f8", np.float16))

@@ -47,7 +47,7 @@ class _Handler(ctypes.Structure):
 
 @cache  # kept for ever: arrays may outlive every block
 def _fences(side):
-    """The four functions of an allocator, compiled: Python's would lose the exception during which an array is freed."""
+    """An allocator, compiled: in Python it would lose the exception during which an array is freed."""
     at_end = side == "end"
 
     def allocate(size):

@@ -1,9 +1,9 @@
 """Soak and load: mixed calls from several threads at once, for as long as asked; the same bits, and flat memory."""
 
+import functools
 import gc
 import hashlib
 import itertools
-import os
 import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ def calls(seed):
         layout = str(rng.choice(["NCHW", "NHWC"]))
         x = make_map(rng, shape, dtype, "ties", layout)
         options = {"layout": layout, "workers": [None, 1, 3][rng.integers(3)]}
-        yield lambda x=x, bins=str(rng.choice(BINS)), options=options: sppfast.pool(x, bins=bins, **options)
+        yield functools.partial(sppfast.pool, x, bins=str(rng.choice(BINS)), **options)
         yield from windows(rng, x, shape, options)
         if dtype in FLOATS:
             yield from gradients(rng, x, shape, options)

@@ -1,4 +1,4 @@
-"""Arguments that are wrong: for each name functions from a case to a wrong value and the names that an error may blame."""
+"""Wrong arguments: for each name functions from a case to a wrong value, and the names that an error may blame."""
 
 import numpy as np
 
@@ -147,7 +147,19 @@ def wrong_index(change):
 
 BATCH_INDEX = [
     wrong_index(value)
-    for value in ([0], [0, 0, 0], [[0], [0]], 0, [0.5, 0.0], ["0", "0"], [None, 0], [0, 99], [-1, 0], [2**40, 0], [NAN, 0])
+    for value in (
+        [0],
+        [0, 0, 0],
+        [[0], [0]],
+        0,
+        [0.5, 0.0],
+        ["0", "0"],
+        [None, 0],
+        [0, 99],
+        [-1, 0],
+        [2**40, 0],
+        [NAN, 0],
+    )
 ] + [wrong_index(value) for value in ("00", OBJECT, np.zeros(2, "M8[s]"), np.array([2**64 - 1, 0], np.uint64), 1j)]
 GEOMETRY = values("geometry", 0, -16, -0.0, NAN, INF, "16", None, (16, 0), True, OBJECT, b"16", 1j, np.zeros(3), [])
 SAMPLING = values("sampling_ratio", -1, 1025, 2**70, 1.5, None, "2", True, OBJECT, NAN, (2,), np.zeros(2))
@@ -158,10 +170,8 @@ def wrong_rows(name, change):
     """Flat rows that were right and are changed."""
 
     def make(case, choice):
-        value = case.arguments[name]
-        dtype = value[0].dtype if isinstance(value, tuple) else value.dtype
-        shape = [sum(part.size for part in value)] if isinstance(value, tuple) else value.shape
-        return change(np.zeros(shape, dtype.newbyteorder("="))), (name,)
+        dtype = case.flat_grad.dtype.newbyteorder("=") if name == "grad" else np.dtype(np.int32)
+        return change(np.zeros(case.flat_grad.shape, dtype)), (name,)
 
     return make
 
@@ -175,6 +185,8 @@ def both_rows(name):
 
 
 GRAD = [*both_rows("grad"), *values("grad", None), wrong_rows("grad", lambda g: g.astype(np.int32))]
+
+
 def out_of_range(case, choice):
     """Indices that point outside the maps."""
     rows = np.zeros(case.flat_grad.shape, choice.choice((np.int32, np.int64)))
