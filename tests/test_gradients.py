@@ -307,7 +307,7 @@ def test_wrong_options(grad, options, error, message):
 
 
 def test_wrong_rounding():
-    with pytest.raises(ValueError, match="^rounding: 'nearest' is not one of"):
+    with pytest.raises(ValueError, match=r"^rounding: 'nearest' is not one of"):
         sppfast.roi_pool_backward(GRAD[:1], X[0], [[0, 0, 9, 9]], (4, 2, 1), rounding="nearest")
 
 

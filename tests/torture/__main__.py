@@ -2,7 +2,7 @@
 
 import argparse
 
-from . import fuzz, soak
+from . import files, fuzz, soak
 from .report import HEAD
 
 
@@ -21,6 +21,10 @@ def parser():
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--first", type=int, default=0)
     command.set_defaults(run=lambda a: fuzz.run(a.calls, a.seed, a.first))
+    command = tests.add_parser("files", help="damaged files, for the command line and the loaders")
+    command.add_argument("--count", type=int, default=3000)
+    command.add_argument("--seed", type=int, default=1)
+    command.set_defaults(run=lambda a: files.run(a.count, a.seed))
     return parser
 
 
