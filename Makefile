@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test torture lint format bench clean
 
 demo: .venv/.demo
 	$(BIN)/sppfast demo --out sppfast-demo
@@ -9,6 +9,9 @@ demo: .venv/.demo
 test: lint
 	$(BIN)/python tests/compile_kernels.py
 	$(BIN)/pytest
+
+torture: .venv/.dev
+	cd tests && ../$(BIN)/python -m torture
 
 lint: .venv/.dev
 	$(BIN)/ruff check

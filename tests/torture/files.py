@@ -1,4 +1,4 @@
-"""Damaged files: cut, with flipped bits, with bytes overwritten. Every one is a clear error, or was not damaged at all."""
+"""Damaged files: cut off, bits flipped, bytes replaced. Each is a clear error, or is read after all."""
 
 import collections
 import contextlib
