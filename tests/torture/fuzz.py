@@ -103,7 +103,7 @@ def run(count, seed, first=0):
                 complain(at.value, f"the process ended with {process.exitcode}: a crash or a hang", wrong)
                 at.value += 1
     minutes = (time.monotonic() - begin) / 60
-    tried = f"{count} calls in {minutes:.0f} minutes, every one compared with the oracle"
+    tried = f"{count} calls in {minutes:.0f} minutes, every one checked"
     return Row(
         "Fuzzing the operators", tried, f"{wrong.value} wrong", f"fuzz --calls {count} --seed {seed} --first {first}"
     )
