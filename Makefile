@@ -4,7 +4,7 @@ ASV := $(BIN)/asv --config benchmarks/asv.conf.json
 # What to compare with: the last release, or where there is none the last commit.
 BASE = $(shell git describe --tags --abbrev=0 HEAD^ 2>/dev/null || git rev-parse HEAD^)
 
-.PHONY: demo test lint format docs bench bench-compare peers dist clean
+.PHONY: demo test torture lint format docs bench bench-compare peers dist clean
 
 demo: .venv/.demo
 	$(BIN)/sppfast demo --out sppfast-demo
@@ -12,6 +12,9 @@ demo: .venv/.demo
 test: lint docs
 	$(BIN)/python tests/compile_kernels.py
 	$(BIN)/pytest
+
+torture: .venv/.dev
+	cd tests && ../$(BIN)/python -m torture
 
 lint: .venv/.dev
 	$(BIN)/ruff check

@@ -208,8 +208,8 @@ def _detect(arguments: argparse.Namespace) -> None:
 
 def _pool(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in ("levels", "mode", "bins", "layout", "workers")}
+    x = _open_npy(arguments.input)
     try:
-        x = open_memmap(arguments.input, mode="r")
         if x.ndim not in (3, 4):
             raise ValueError(f"expected (C, H, W) or (N, C, H, W), got shape {x.shape}")
         nothing = sppfast.pool(_batch(x)[:0], **options)  # checks the options, and tells the result's row
@@ -223,9 +223,18 @@ def _pool(arguments: argparse.Namespace) -> None:
         for start in range(0, count, step):
             chunk = slice(start, min(start + step, count))
             # Mapped anew each time: what was read before does not stay in this process's memory.
-            maps = _batch(open_memmap(arguments.input, mode="r"))
+            maps = _batch(_open_npy(arguments.input))
             sppfast.pool(maps[chunk], out=rows[chunk], **options)
             bar.update(chunk.stop - start)
+
+
+def _open_npy(path: Path) -> np.ndarray:
+    try:
+        return open_memmap(path, mode="r")
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # of a damaged header: whatever Python's tokenizer, its parser and mmap raise
+        raise ValueError(f"{path}: not a .npy file, or damaged: {error}") from error
 
 
 def _batch(x: np.ndarray) -> np.ndarray:

@@ -200,7 +200,6 @@ def roi_pool(
         return call_foreign(roi_pool, **locals())
     reduction = _reduction(mode, return_indices)
     one_of("layout", layout, LAYOUTS)
-    one_of("rounding", rounding, ROUNDINGS)
     pyramid = as_pyramid(levels)
     kept, maps = take_maps(x, layout)
     plan, index = plan_windows(pyramid, rois, batch_index, maps, geometry, rounding, reduction)
@@ -303,6 +302,7 @@ def plan_windows(
     pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str, reduction: str
 ) -> tuple[Plan, NDArray[np.int64]]:
     """Check what is asked of RoI pooling, and plan it: the bins, and the map of each window."""
+    one_of("rounding", rounding, ROUNDINGS)
     windows, index = parse_rois(rois, batch_index, maps.count)
     heights, widths = (
         side[index] if maps.ragged else np.broadcast_to(side, index.shape) for side in (maps.heights, maps.widths)

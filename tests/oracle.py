@@ -71,8 +71,9 @@ def round_half_away(value):
 def fast_rcnn_bins(x0, x1, stride, offset, length, n):
     """Girshick's RoI pooling along one axis, every step in float32."""
     scale, offset = np.float32(1 / stride), np.float32(offset)
-    first = round_half_away((np.float32(x0) - offset) * scale)
-    last = round_half_away((np.float32(x1) - offset) * scale)
+    far = np.float32(2**29)  # cells: what is further out counts as there
+    first = round_half_away(np.clip((np.float32(x0) - offset) * scale, -far, far))
+    last = round_half_away(np.clip((np.float32(x1) - offset) * scale, -far, far))
     size = np.float32(max(last - first + 1, 1)) / np.float32(n)
     bins = []
     for i in range(n):
@@ -319,3 +320,135 @@ def roi_align(
             row.append(cast(np.moveaxis(np.array(values).reshape(r, c, channels), -1, 0), dtype))
         rows.append(row)
     return assemble(rows, maps[0].shape[0], pairs, layout, flatten, dtype)
+
+
+# ---- gradients
+
+
+def pool_backward(grad, x, levels=(4, 2, 1), *, indices=None, mode="max", bins="adaptive", layout="NCHW"):
+    """Gradient of `pool`: of flat rows, and of flat indices if there are any."""
+    pairs = as_pairs(levels)
+    maps, single = as_maps(x, layout)
+    windows = [
+        (b, [(whole_axis_bins(m.shape[1], r, bins), whole_axis_bins(m.shape[2], c, bins)) for r, c in pairs])
+        for b, m in enumerate(maps)
+    ]
+    grad, indices = (rows[None] if single and rows is not None else rows for rows in (grad, indices))
+    return as_x(spread(grad, indices, maps, windows, mode), x, layout)
+
+
+def roi_pool_backward(
+    grad,
+    x,
+    rois,
+    levels=(6, 3, 2, 1),
+    *,
+    indices=None,
+    geometry=16,
+    rounding="sppnet",
+    batch_index=None,
+    mode="max",
+    layout="NCHW",
+):
+    """Gradient of `roi_pool`."""
+    pairs = as_pairs(levels)
+    maps, _ = as_maps(x, layout)
+    rule = (rounding, getattr(geometry, "stride", geometry), getattr(geometry, "offset", 0.0))
+    windows = []
+    for b, x0, y0, x1, y1 in as_rois(rois, batch_index):
+        _, height, width = maps[b].shape
+        row = [(window_bins(y0, y1, height, r, *rule), window_bins(x0, x1, width, c, *rule)) for r, c in pairs]
+        windows.append((b, row))
+    return as_x(spread(grad, indices, maps, windows, mode), x, layout)
+
+
+def spread(grad, indices, maps, windows, mode):
+    """Sums, in float64, of what each bin gives back to the cells of its map."""
+    targets = [np.zeros(m.shape) for m in maps]
+    for i, (b, bins) in enumerate(windows):
+        begin = 0
+        for y_bins, x_bins in bins:
+            shape = (len(maps[b]), len(y_bins), len(x_bins))
+            part = slice(begin, begin := begin + math.prod(shape))
+            values = grad[i, part].reshape(shape).astype(np.float64)
+            if mode == "avg":
+                spread_means(targets[b], values, y_bins, x_bins)
+                continue
+            places = reduce_bins(maps[b], y_bins, x_bins, mode)[1] if indices is None else indices[i, part]
+            places = places.reshape(len(maps[b]), -1)
+            channel, bin_ = np.nonzero(places >= 0)
+            cells = targets[b].reshape(len(maps[b]), -1)
+            np.add.at(cells, (channel, places[channel, bin_]), values.reshape(places.shape)[channel, bin_])
+    return targets
+
+
+def spread_means(target, values, y_bins, x_bins):
+    """Give each cell of a bin its share."""
+    for row, (y0, y1) in enumerate(y_bins):
+        for column, (x0, x1) in enumerate(x_bins):
+            if y0 < y1 and x0 < x1:
+                target[:, y0:y1, x0:x1] += values[:, row, column, None, None] / ((y1 - y0) * (x1 - x0))
+
+
+def roi_align_backward(
+    grad,
+    x,
+    rois,
+    levels=(7,),
+    *,
+    geometry=16,
+    sampling_ratio=2,
+    aligned=True,
+    batch_index=None,
+    mode="avg",
+    layout="NCHW",
+):
+    """Gradient of `roi_align`."""
+    maps, _ = as_maps(x, layout)
+    real = np.float64 if maps[0].dtype.itemsize == 8 else np.float32
+    scale = real(1 / getattr(geometry, "stride", geometry))
+    rule = (sampling_ratio, aligned, scale, getattr(geometry, "offset", 0.0), real)
+    targets = [np.zeros(m.shape) for m in maps]
+    for values, (b, x0, y0, x1, y1) in zip(grad, as_rois(rois, batch_index), strict=True):
+        channels, height, width = maps[b].shape
+        begin = 0
+        for r, c in as_pairs(levels):
+            block = values[begin : begin + channels * r * c].reshape(channels, r, c).astype(np.float64)
+            begin += channels * r * c
+            y_bins, x_bins = align_axis(y0, y1, r, height, *rule), align_axis(x0, x1, c, width, *rule)
+            for row, y_samples in enumerate(y_bins):
+                for column, x_samples in enumerate(x_bins):
+                    spread_samples(targets[b], maps[b], block[:, row, column], y_samples, x_samples, mode)
+    return as_x(targets, x, layout)
+
+
+def spread_samples(target, fmap, values, y_samples, x_samples, mode):
+    """Give the gradient of a bin to its samples' cells by weight, or to the first of the largest weighted cells."""
+    taps = [(y, x, wy, wx) for ys in y_samples for y, wy in ys for xs in x_samples for x, wx in xs]
+    taps = [(y, x, float(wy), float(wx)) for y, x, wy, wx in taps]
+    if mode == "avg":
+        for y, x, wy, wx in taps:
+            target[:, y, x] += values * (wy * wx) / (len(y_samples) * len(x_samples))
+        return
+    if not taps:
+        return
+    weighted = np.array([fmap[:, y, x].astype(np.float64) * wy * wx for y, x, wy, wx in taps])
+    some_outside = not all(y_samples) or not all(x_samples)  # which count as 0
+    for channel, best in enumerate(weighted.argmax(axis=0)):
+        if not (some_outside and weighted[best, channel] <= 0):
+            y, x, wy, wx = taps[best]
+            target[channel, y, x] += values[channel] * (wy * wx)
+
+
+def as_x(targets, x, layout):
+    """Gradients (C, H, W) of all maps in the form of ``x``."""
+    results = [cast(target, first_dtype(x)) for target in targets]
+    results = results if layout == "NCHW" else [result.transpose(1, 2, 0) for result in results]
+    if not isinstance(x, np.ndarray):
+        return results
+    return results[0] if x.ndim == 3 else np.array(results, first_dtype(x)).reshape(x.shape)
+
+
+def first_dtype(x):
+    """The dtype of maps in any form, in native byte order."""
+    return result_dtype((x if isinstance(x, np.ndarray) else x[0]).dtype, "max")

@@ -306,6 +306,11 @@ def test_wrong_options(grad, options, error, message):
     assert str(caught.value).startswith(message)
 
 
+def test_wrong_rounding():
+    with pytest.raises(ValueError, match=r"^rounding: 'nearest' is not one of"):
+        sppfast.roi_pool_backward(GRAD[:1], X[0], [[0, 0, 9, 9]], (4, 2, 1), rounding="nearest")
+
+
 def test_wrong_maps():
     with pytest.raises(TypeError, match=r"^x: only maps of floats have a gradient, got int32"):
         sppfast.pool_backward(GRAD.astype(np.int32), X.astype(np.int32))

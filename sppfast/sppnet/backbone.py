@@ -79,6 +79,13 @@ class OnnxBackbone:
             self.geometry = onnx_geometry(body)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+        ) as error:  # makes no sense
+            raise ValueError(f"{name}: a damaged model: {error!r}") from error
         self.model: bytes = body.SerializeToString()
         self._input = body.graph.input[0].name
         self._session = _session(self.model, name, threads)

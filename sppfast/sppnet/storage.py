@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -64,7 +62,9 @@ def load(
         if header["format"] != FORMAT:
             raise KeyError
         version = header["version"]
-    except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
+    except (MemoryError, OSError):
+        raise
+    except Exception:  # of a damaged file: whatever the readers of archives, of headers and of JSON raise
         raise ValueError(f"{path}: not a file that SPPDetector.save wrote, or damaged") from None
     if version != VERSION:
         raise ValueError(f"{path}: is of format version {version}, expected {VERSION}")
@@ -74,7 +74,7 @@ def load(
         raise ValueError(f"{path}: the proposals are not in the file, expected proposals=")
     try:
         return _build(cls, header, arrays, backbone, proposals)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged: {error}") from error
 
 
