@@ -13,7 +13,8 @@ import numpy as np
 from .pyramid import as_pyramid
 
 ARRAYS = ("grad", "x", "rois", "batch_index", "indices", "out")  # the arguments that may be arrays
-FRAMEWORKS = {"torch": "Tensor", "jax": "Array"}  # the type of its arrays; the adapter has the framework's name
+# The type of a framework's arrays, and the module that applies operators to them.
+FRAMEWORKS = {"torch": ("Tensor", "torch"), "jax": ("Array", "jax"), "cupy": ("ndarray", "cuda")}
 
 
 class SupportsDLPack(Protocol):
@@ -123,10 +124,10 @@ def _first(x: Any) -> Any:
 def _adapter(array: Any) -> tuple[type, Callable[[Call, list[Any]], Any]]:
     """Find what applies operators to arrays of this type, which are instances of the type returned."""
     name, kind = "dlpack", type(array)
-    for framework, type_name in FRAMEWORKS.items():
+    for framework, (type_name, module) in FRAMEWORKS.items():
         known = getattr(sys.modules.get(framework), type_name, None)
         if known is not None and isinstance(array, known):
-            name, kind = framework, known
+            name, kind = module, known
     return kind, importlib.import_module(f".{name}", __package__).apply
 
 
