@@ -138,6 +138,13 @@ def test_strides(check, cupy, back, rng):  # noqa: F811
         assert_equal(back(got), sppfast.pool_backward(oracle.pool(x), x))
 
 
+def test_means_are_rounded_once(to, back):
+    """A mean just above the middle of two bfloat16 numbers, which float32 cannot tell from the middle."""
+    x = np.array([4, 2.0**-6, 2.0**-26, 0]).astype(dtype_of("bfloat16")).reshape(1, 1, 2, 2)
+    assert float(back(sppfast.pool(to(x), 1, mode="avg"))[0, 0]) == 1 + 2.0**-7
+    assert float(back(sppfast.roi_pool(to(x[0]), to(np.array([[0, 0, 32, 32]])), 1, mode="avg"))[0, 0]) == 1 + 2.0**-7
+
+
 def test_misaligned(cupy, back, rng):  # noqa: F811
     x = make(rng, (2, 5, 9, 7), "float32", "spread")
     memory = cupy.empty(x.nbytes + 1, np.uint8)
@@ -261,6 +268,8 @@ def test_what_is_not_checked_gives_zeros(count, cupy, to, back, rng):  # noqa: F
         indices[::2] = -7
         wrong = {"indices": to(indices), "batch_index": to(index)}
         assert not back(sppfast.roi_pool_backward(grad, to(x), to(windows), 2, **wrong)).any()
+        samples = back(sppfast.roi_align(to(x), to(windows), 2, batch_index=to(index)))
+        assert not samples[count:].any()
     assert_equal(got[:count], want)
     assert not got[count:].any()
     assert not any(gradient[1].any() for gradient in gradients)
