@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -82,23 +83,26 @@ class Maps:
         return self.table[:, 2]
 
 
-def take_maps(x: Any, layout: str) -> tuple[Any, Maps]:
-    """Take an array or a ragged batch: what to keep alive while its memory is in use, and how it lies there."""
-    if isinstance(x, np.ndarray):
+def take_maps(x: Any, layout: str, xp: ModuleType = np) -> tuple[Any, Maps]:
+    """Take an array or a ragged batch: what to keep alive while its memory is in use, and how it lies there.
+
+    `xp` is the library of the arrays, NumPy or CuPy.
+    """
+    if isinstance(x, xp.ndarray):
         x = _plain(x, "x")
         return x, _batch(x.shape, x.strides, x.dtype, layout)
     if isinstance(x, Sequence) and not isinstance(x, str | bytes):
-        return _ragged(x, layout)
+        return _ragged(x, layout, xp)
     raise TypeError(f"x: expected an array or a sequence of arrays, got {type(x).__name__}")
 
 
-def take_floats(x: Any, layout: str) -> tuple[Any, Maps]:
+def take_floats(x: Any, layout: str, xp: ModuleType = np) -> tuple[Any, Maps]:
     """Take maps as `take_maps` does, integers as the floats that their mean would be."""
-    kept, maps = take_maps(x, layout)
+    kept, maps = take_maps(x, layout, xp)
     dtype = result_dtype(maps.dtype, "avg")
     if dtype == maps.dtype:
         return kept, maps
-    return take_maps([array.astype(dtype) for array in kept] if maps.ragged else kept.astype(dtype), layout)
+    return take_maps([array.astype(dtype) for array in kept] if maps.ragged else kept.astype(dtype), layout, xp)
 
 
 def address_of(array: NDArray[Any]) -> int:
@@ -118,23 +122,24 @@ def _batch(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any
     return _maps("x", dtype, count, channels, [row], step, single, False)
 
 
-def _ragged(x: Sequence[Any], layout: str) -> tuple[Any, Maps]:
+def _ragged(x: Sequence[Any], layout: str, xp: ModuleType) -> tuple[Any, Maps]:
     if not len(x):
         raise ValueError("x: an empty sequence of maps does not tell the number of channels")
-    arrays: list[NDArray[Any]] = []
+    arrays: list[Any] = []
     rows: list[tuple[int, ...]] = []
     channels = -1
     for i, item in enumerate(x):
         name = f"x[{i}]"
-        if not isinstance(item, np.ndarray):
-            raise TypeError(f"{name}: expected a numpy array, got {type(item).__name__}")
+        if not isinstance(item, xp.ndarray):
+            raise TypeError(f"{name}: expected a {xp.__name__} array, got {type(item).__name__}")
         array = _plain(item, name)
         if array.ndim != 3:
             names = "(C, H, W)" if layout == "NCHW" else "(H, W, C)"
             raise ValueError(f"{name}: expected shape {names}, got {array.shape}")
         if array.dtype != (arrays[0] if arrays else array).dtype:
             raise TypeError(f"{name}: has dtype {array.dtype}, x[0] has {arrays[0].dtype}")
-        rows.append(_map_row(name, address_of(array), array.shape, array.strides, layout))
+        address = address_of(array) if xp is np else array.data.ptr
+        rows.append(_map_row(name, address, array.shape, array.strides, layout))
         own = array.shape[0 if layout == "NCHW" else 2]
         channels = own if channels < 0 else channels
         if own != channels:
@@ -163,7 +168,7 @@ def _map_row(name: str, address: int, shape: tuple[int, ...], strides: tuple[int
     return address, shape[row], shape[column], strides[channel], strides[row], strides[column]
 
 
-def _plain(x: NDArray[Any], name: str) -> NDArray[Any]:
+def _plain(x: Any, name: str) -> Any:
     """Refuse what is more than an array, and convert what is not in the machine's byte order."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: masked arrays are not supported; fill it first")

@@ -17,7 +17,12 @@ from .windows import parse_rois
 
 ARRAYS = ("grad", "x", "rois", "batch_index", "indices", "out")  # the arguments that may be arrays
 # The type of a framework's arrays, and the module that applies operators to them.
-FRAMEWORKS = {"torch": ("Tensor", "torch"), "jax": ("Array", "jax"), "dask.array": ("Array", "dask")}
+FRAMEWORKS = {
+    "torch": ("Tensor", "torch"),
+    "jax": ("Array", "jax"),
+    "cupy": ("ndarray", "cuda"),
+    "dask.array": ("Array", "dask"),
+}
 
 
 class SupportsDLPack(Protocol):

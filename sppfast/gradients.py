@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -82,18 +83,18 @@ def pool_backward(
     """
     if is_foreign(x):
         return call_foreign(pool_backward, **locals())
-    pyramid, kept, maps = _take(x, levels, bins, mode, layout, indices)
+    pyramid, kept, maps = take(x, levels, bins, mode, layout, indices)
     threads = check_workers(workers)
     plan = plan_maps(pyramid, maps, mode)
-    rows = _take_grad(grad, pyramid, maps, maps.count, layout, maps.single)
+    rows = take_grad(grad, pyramid, maps, maps.count, layout, maps.single)
     if mode == "avg":
-        targets = _Targets(out, kept, maps, layout, [rows])
-        backend("weigh").spread_maps(rows, _in_single(maps), plan, targets.planes, threads)
+        targets = Targets(out, kept, maps, layout, [rows])
+        backend("weigh").spread_maps(rows, in_single(maps), plan, targets.planes, threads)
         return targets.present()
     if indices is None:
         indices = pool(x, pyramid.levels, bins=bins, layout=layout, return_indices=True, workers=workers)[1]
-    places = _take_indices(indices, pyramid, maps, maps.count, layout, maps.single)
-    targets = _Targets(out, kept, maps, layout, [rows, places])
+    places = take_indices(indices, pyramid, maps, maps.count, layout, maps.single)
+    targets = Targets(out, kept, maps, layout, [rows, places])
     _scatter_maxima(rows, places, maps, plan, np.arange(maps.count), targets, threads)
     return targets.present()
 
@@ -143,20 +144,20 @@ def roi_pool_backward(
     """
     if is_foreign(x):
         return call_foreign(roi_pool_backward, **locals())
-    pyramid, kept, maps = _take(x, levels, "adaptive", mode, layout, indices)
+    pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, indices)
     threads = check_workers(workers)
     plan, index = plan_windows(pyramid, rois, batch_index, maps, geometry, rounding, mode)
-    rows = _take_grad(grad, pyramid, maps, len(index), layout)
+    rows = take_grad(grad, pyramid, maps, len(index), layout)
     if mode == "avg":
-        targets = _Targets(out, kept, maps, layout, [rows])
-        backend("weigh").spread_means(rows, _in_single(maps), plan, index, targets.planes, threads)
+        targets = Targets(out, kept, maps, layout, [rows])
+        backend("weigh").spread_means(rows, in_single(maps), plan, index, targets.planes, threads)
         return targets.present()
     if indices is None:
         windows: dict[str, Any] = {"geometry": geometry, "rounding": rounding, "batch_index": batch_index}
         windows |= {"layout": layout, "workers": workers}
         indices = roi_pool(x, rois, pyramid.levels, return_indices=True, **windows)[1]
-    places = _take_indices(indices, pyramid, maps, len(index), layout)
-    targets = _Targets(out, kept, maps, layout, [rows, places])
+    places = take_indices(indices, pyramid, maps, len(index), layout)
+    targets = Targets(out, kept, maps, layout, [rows, places])
     _scatter_maxima(rows, places, maps, plan, index, targets, threads)
     return targets.present()
 
@@ -208,14 +209,14 @@ def roi_align_backward(
     """
     if is_foreign(x):
         return call_foreign(roi_align_backward, **locals())
-    pyramid, kept, maps = _take(x, levels, "adaptive", mode, layout, None)
+    pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, None)
     threads = check_workers(workers)
     samples, index = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
-    rows = _take_grad(grad, pyramid, maps, len(index), layout)
+    rows = take_grad(grad, pyramid, maps, len(index), layout)
     sources = kept if maps.ragged else [kept]
-    targets = _Targets(out, kept, maps, layout, [rows, *sources])
+    targets = Targets(out, kept, maps, layout, [rows, *sources])
     if mode == "avg":
-        backend("weigh").spread_means(rows, _in_single(maps), samples, index, targets.planes, threads)
+        backend("weigh").spread_means(rows, in_single(maps), samples, index, targets.planes, threads)
         return targets.present()
     if maps.dtype.itemsize == 2:
         sources = [array.astype(np.float32) for array in sources]
@@ -224,12 +225,14 @@ def roi_align_backward(
     return targets.present()
 
 
-def _take(x: Any, levels: Levels, bins: str, mode: str, layout: str, indices: Any) -> tuple[Pyramid, Any, Maps]:
-    """Check what all three have in common."""
+def take(
+    x: Any, levels: Levels, bins: str, mode: str, layout: str, indices: Any, xp: ModuleType = np
+) -> tuple[Pyramid, Any, Maps]:
+    """Check what all three have in common, for arrays of the library `xp`."""
     one_of("mode", mode, MODES)
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels, bins)
-    kept, maps = take_maps(x, layout)
+    kept, maps = take_maps(x, layout, xp)
     if maps.dtype.kind in "biu":
         raise TypeError(f"x: only maps of floats have a gradient, got {maps.dtype}")
     if indices is not None and mode != "max":
@@ -237,62 +240,73 @@ def _take(x: Any, levels: Levels, bins: str, mode: str, layout: str, indices: An
     return pyramid, kept, maps
 
 
-def _in_single(maps: Maps) -> Maps:
+def in_single(maps: Maps) -> Maps:
     """The same maps, in the precision that gradients are summed in: at least float32's."""
     return maps if maps.dtype.itemsize > 2 else replace(maps, dtype=np.dtype(np.float32), name="float32")
 
 
-def _take_rows(name: str, value: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool) -> Array:
+def _take_rows(
+    name: str, value: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool, xp: ModuleType
+) -> Any:
     """Bring a result's two forms into one, rows (count, F)."""
     length = pyramid.output_length(maps.channels)
     shape = (length,) if single else (count, length)
     if isinstance(value, tuple | list):
-        rows = np.empty(shape, np.asarray(value[0]).dtype if value else maps.dtype)
+        parts = [xp.asarray(part) for part in value]
+        rows = xp.empty(shape, parts[0].dtype if parts else maps.dtype)
         views = pyramid.split(rows, maps.channels, layout)
-        if len(value) != len(views):
-            raise ValueError(f"{name}: expected an array for each of {len(views)} levels, got {len(value)}")
-        for i, (view, part) in enumerate(zip(views, value, strict=True)):
-            if np.shape(part) != view.shape:
-                raise ValueError(f"{name}[{i}]: expected shape {view.shape}, got {np.shape(part)}")
+        if len(parts) != len(views):
+            raise ValueError(f"{name}: expected an array for each of {len(views)} levels, got {len(parts)}")
+        for i, (view, part) in enumerate(zip(views, parts, strict=True)):
+            if part.shape != view.shape:
+                raise ValueError(f"{name}[{i}]: expected shape {view.shape}, got {part.shape}")
             view[...] = part
         value = rows
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name}: expected a numpy array or a tuple of them, got {type(value).__name__}")
+    if not isinstance(value, xp.ndarray):
+        raise TypeError(f"{name}: expected a {xp.__name__} array or a tuple of them, got {type(value).__name__}")
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
     return value.reshape(count, length)
 
 
-def _take_grad(grad: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool = False) -> Array:
-    rows = _take_rows("grad", grad, pyramid, maps, count, layout, single)
+def take_grad(
+    grad: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool = False, xp: ModuleType = np
+) -> Any:
+    """Take a gradient in either of its forms as rows, in the precision that it is summed in."""
+    rows = _take_rows("grad", grad, pyramid, maps, count, layout, single, xp)
     if rows.dtype.newbyteorder("=") != maps.dtype:
         raise TypeError(f"grad: expected dtype {maps.dtype} as the maps, got {rows.dtype}")
-    return np.ascontiguousarray(rows, dtype=_in_single(maps).dtype)
+    return xp.ascontiguousarray(rows, dtype=in_single(maps).dtype)
 
 
-def _take_indices(indices: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool = False) -> Array:
-    rows = _take_rows("indices", indices, pyramid, maps, count, layout, single)
+def take_indices(
+    indices: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool = False, xp: ModuleType = np
+) -> Any:
+    """Take indices in either of their forms as rows of int32."""
+    rows = _take_rows("indices", indices, pyramid, maps, count, layout, single, xp)
     if rows.dtype.kind not in "iu":
         raise TypeError(f"indices: expected integers, got dtype {rows.dtype}")
     if rows.dtype != INDEX_DTYPE and rows.size and not -1 <= rows.min() <= rows.max() <= MAX_INDEX:
         raise ValueError(f"indices: from {rows.min()} to {rows.max()}, expected -1 to {MAX_INDEX}")
-    return np.ascontiguousarray(rows, dtype=INDEX_DTYPE)
+    return xp.ascontiguousarray(rows, dtype=INDEX_DTYPE)
 
 
-class _Targets:
-    """Where gradients are written: planes, contiguous (C, H, W) arrays, one for each map."""
+class Targets:
+    """Where gradients are written: planes, contiguous (C, H, W) arrays of the library `xp`, one for each map."""
 
-    def __init__(self, out: Any, kept: Any, maps: Maps, layout: str, sources: Sequence[Array]) -> None:
-        self.maps, self.layout = maps, layout
-        dtype = _in_single(maps).dtype
+    def __init__(
+        self, out: Any, kept: Any, maps: Maps, layout: str, sources: Sequence[Any], xp: ModuleType = np
+    ) -> None:
+        self.maps, self.layout, self.xp = maps, layout, xp
+        dtype = in_single(maps).dtype
         shapes = [array.shape for array in kept] if maps.ragged else [kept.shape]
-        self.outs = _check_outs(out, shapes, maps)
-        self.arrays = []
+        self.outs = _check_outs(out, shapes, maps, xp)
+        self.arrays: list[Any] = []
         for i, shape in enumerate(shapes):
             own = self._first(self.outs[i]) if self.outs else None
             usable = own is not None and own.flags.c_contiguous and own.dtype == dtype
-            if own is None or not usable or any(np.may_share_memory(own, source) for source in sources):
-                own = allocate(self._first_shape(shape), dtype)
+            if own is None or not usable or any(xp.may_share_memory(own, source) for source in sources):
+                own = (allocate if xp is np else xp.empty)(self._first_shape(shape), dtype)
             self.arrays.append(own)
         size = (maps.count, maps.channels)
         self.planes = self.arrays if maps.ragged else list(self.arrays[0].reshape(*size, *self.arrays[0].shape[-2:]))
@@ -300,37 +314,43 @@ class _Targets:
     def present(self) -> Any:
         """Give the gradients the form of the maps."""
         results = [array.astype(self.maps.dtype, copy=False) for array in self.arrays]
-        results = [array if self.layout == "NCHW" else np.moveaxis(array, -3, -1) for array in results]
+        results = [array if self.layout == "NCHW" else self.xp.moveaxis(array, -3, -1) for array in results]
         if self.outs:
             for out, result in zip(self.outs, results, strict=True):
-                if not np.shares_memory(out, result):
+                if not self.xp.may_share_memory(out, result):
                     out[...] = result
             results = self.outs
         return results if self.maps.ragged else results[0]
 
-    def _first(self, array: Array) -> Array:
+    def clear(self) -> None:
+        """Write zeros: the gradient of no windows."""
+        for array in self.arrays:
+            array[...] = 0
+
+    def _first(self, array: Any) -> Any:
         """Channels first."""
-        return array if self.layout == "NCHW" else np.moveaxis(array, -1, -3)
+        return array if self.layout == "NCHW" else self.xp.moveaxis(array, -1, -3)
 
     def _first_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self.layout == "NCHW" else (*shape[:-3], shape[-1], *shape[-3:-1])
 
 
-def _check_outs(out: Any, shapes: list[tuple[int, ...]], maps: Maps) -> list[Array]:
+def _check_outs(out: Any, shapes: list[tuple[int, ...]], maps: Maps, xp: ModuleType) -> list[Any]:
     if out is None:
         return []
     if not maps.ragged:
-        return [check_out("out", out, shapes[0], maps.dtype)]
+        return [check_out("out", out, shapes[0], maps.dtype, xp)]
     if not isinstance(out, Sequence) or len(out) != len(shapes):
-        raise TypeError(f"out: expected a sequence of {len(shapes)} numpy arrays, as the maps")
+        raise TypeError(f"out: expected a sequence of {len(shapes)} {xp.__name__} arrays, as the maps")
     return [
-        check_out(f"out[{i}]", own, shape, maps.dtype) for i, (own, shape) in enumerate(zip(out, shapes, strict=True))
+        check_out(f"out[{i}]", own, shape, maps.dtype, xp)
+        for i, (own, shape) in enumerate(zip(out, shapes, strict=True))
     ]
 
 
 def _scatter_maxima(
-    rows: Array, places: Array, maps: Maps, plan: Plan, index: Array, targets: _Targets, threads: Any
+    rows: Array, places: Array, maps: Maps, plan: Plan, index: Array, targets: Targets, threads: Any
 ) -> None:
-    wrong = backend("weigh").scatter_maxima(rows, places, _in_single(maps), plan, index, targets.planes, threads)
+    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, index, targets.planes, threads)
     if wrong:
         raise ValueError(f"indices[{wrong - 1}]: not all lie in the map, or are -1")

@@ -89,7 +89,7 @@ class Samples:
 
 def make_samples(pyramid: Pyramid, windows: NDArray[np.float64], ratio: int) -> Samples:
     """Lay out the tables of RoI align."""
-    return Samples(windows, ratio, _level_table(pyramid.levels, frozenset(), frozenset(), False), pyramid.size)
+    return Samples(windows, ratio, level_table(pyramid.levels, frozenset(), frozenset(), False), pyramid.size)
 
 
 Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
@@ -103,7 +103,7 @@ def make_plan(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
     rows, columns = _counts(pyramid.levels)
     y_edges, y_nests = _lay_edges(rows, y)
     x_edges, x_nests = _lay_edges(columns, x)
-    levels = _level_table(pyramid.levels, y_nests, x_nests, unions)
+    levels = level_table(pyramid.levels, y_nests, x_nests, unions)
     may_be_empty = not (y.inside and x.inside and y.rule != "caffe")
     return Plan(y_edges, x_edges, levels, pyramid.size, may_be_empty)
 
@@ -154,7 +154,7 @@ def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _level_table(levels: tuple[Level, ...], y_nests: Nests, x_nests: Nests, unions: bool) -> NDArray[np.int64]:
+def level_table(levels: tuple[Level, ...], y_nests: Nests, x_nests: Nests, unions: bool) -> NDArray[np.int64]:
     """Describe the levels to the kernels, finest first, each after the level that it is made from."""
     first = np.cumsum([0, *(r * c for r, c in levels)])
     order = sorted(range(len(levels)), key=lambda i: -levels[i][0] * levels[i][1])

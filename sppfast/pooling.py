@@ -109,7 +109,7 @@ def pool(
     """
     if is_foreign(x):
         return call_foreign(pool, **locals())
-    reduction = _reduction(mode, return_indices)
+    reduction = reduction_of(mode, return_indices)
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels, bins)
     kept, maps = take_maps(x, layout)
@@ -198,7 +198,7 @@ def roi_pool(
     """
     if is_foreign(x):
         return call_foreign(roi_pool, **locals())
-    reduction = _reduction(mode, return_indices)
+    reduction = reduction_of(mode, return_indices)
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels)
     kept, maps = take_maps(x, layout)
@@ -315,18 +315,15 @@ def plan_samples(
     pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, sampling_ratio: Any, aligned: Any
 ) -> tuple[Samples, NDArray[np.int64]]:
     """Check what is asked of RoI align, and plan it: the samples, and the map of each window."""
-    ratio = check_integer("sampling_ratio", sampling_ratio)
-    if not 0 <= ratio <= MAX_SAMPLES:
-        raise ValueError(f"sampling_ratio: expected 0 to {MAX_SAMPLES}, got {ratio}")
-    if not isinstance(aligned, bool | np.bool_):
-        raise TypeError(f"aligned: expected a bool, got {aligned!r}")
+    ratio, shifted = check_ratio(sampling_ratio), check_aligned(aligned)
     windows, index = parse_rois(rois, batch_index, maps.count)
     dtype = np.float64 if maps.dtype.itemsize == 8 else np.float32
-    windows = align_windows(windows, as_geometry(geometry), bool(aligned), dtype)
+    windows = align_windows(windows, as_geometry(geometry), shifted, dtype)
     return make_samples(pyramid, windows, ratio), index
 
 
-def _reduction(mode: str, return_indices: bool) -> str:
+def reduction_of(mode: str, return_indices: bool) -> str:
+    """Name the reduction that is asked for, of the kernels."""
     one_of("mode", mode, MODES)
     if not return_indices:
         return mode
@@ -352,11 +349,7 @@ _plan_batch = lru_cache(maxsize=256)(_plan_maps)  # a batch's description is kep
 
 def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> list[NDArray[Any]]:
     """Allocate the result, or check the caller's: the values, and the indices where they are asked for."""
-    dtypes = [result_dtype(maps.dtype, reduction)]
-    if reduction == "argmax":
-        if maps.largest > MAX_INDEX:
-            raise ValueError(f"return_indices: a map of {maps.largest} cells is too large for int32 indices")
-        dtypes.append(INDEX_DTYPE)
+    dtypes = result_dtypes(maps, reduction)
     outs = [out] if not (isinstance(out, tuple) and reduction == "argmax") else list(out)
     if len(outs) > len(dtypes):
         raise ValueError(f"out: expected an array or a pair of arrays, got {len(outs)}")
@@ -367,15 +360,25 @@ def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> l
     ]
 
 
-def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Check an array that the caller wants a result in."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"{name}: expected a numpy array, got {type(out).__name__}")
+def result_dtypes(maps: Maps, reduction: str) -> list[np.dtype[Any]]:
+    """Tell the dtypes of the results: the values, and the indices where they are asked for."""
+    dtypes = [result_dtype(maps.dtype, reduction)]
+    if reduction == "argmax":
+        if maps.largest > MAX_INDEX:
+            raise ValueError(f"return_indices: a map of {maps.largest} cells is too large for int32 indices")
+        dtypes.append(INDEX_DTYPE)
+    return dtypes
+
+
+def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], xp: ModuleType = np) -> Any:
+    """Check an array of the library `xp` that the caller wants a result in."""
+    if not isinstance(out, xp.ndarray):
+        raise TypeError(f"{name}: expected a {xp.__name__} array, got {type(out).__name__}")
     if out.dtype != dtype:
         raise TypeError(f"{name}: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {out.shape}")
-    if not out.flags.writeable:
+    if xp is np and not out.flags.writeable:
         raise ValueError(f"{name}: is read-only")
     return out
 
@@ -418,6 +421,21 @@ def check_integer(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+
+
+def check_ratio(sampling_ratio: Any) -> int:
+    """Check the samples of a bin along an axis."""
+    ratio = check_integer("sampling_ratio", sampling_ratio)
+    if not 0 <= ratio <= MAX_SAMPLES:
+        raise ValueError(f"sampling_ratio: expected 0 to {MAX_SAMPLES}, got {ratio}")
+    return ratio
+
+
+def check_aligned(aligned: Any) -> bool:
+    """Check whether samples are shifted."""
+    if not isinstance(aligned, bool | np.bool_):
+        raise TypeError(f"aligned: expected a bool, got {aligned!r}")
+    return bool(aligned)
 
 
 def check_workers(workers: int | None) -> int | None:

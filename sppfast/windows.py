@@ -145,10 +145,15 @@ def align_windows(
     return np.stack([cells[:, 1], extents[:, 1], cells[:, 0], extents[:, 0]], axis=1).astype(np.float64)
 
 
-def _whole_cells(windows: Windows, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> Any:
+def check_whole_cells(windows: Windows) -> None:
+    """Check that windows are in whole cells."""
     if windows.dtype.kind == "f":
         for i, k in np.argwhere(windows != np.floor(windows))[:1]:
             raise ValueError(f"rois[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not a whole cell")
+
+
+def _whole_cells(windows: Windows, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> Any:
+    check_whole_cells(windows)
     for k, limit in enumerate((widths, heights, widths, heights)):
         yield np.clip(windows[:, k], 0, limit).astype(np.int64)
 

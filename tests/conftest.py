@@ -14,6 +14,7 @@ settings.load_profile(os.environ.get("SPPFAST_TEST_PROFILE", "quick"))
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "peers: compares with another library, where it is installed")
+    config.addinivalue_line("markers", "gpu: runs on an NVIDIA GPU, where there is one")
     config.addinivalue_line("markers", "processes: starts processes or many threads; takes seconds")
 
 
