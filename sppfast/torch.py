@@ -112,7 +112,7 @@ class _Backward(_Operator):
 
 def _to_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
     if tensor.device.type != "cpu":
-        raise ValueError(f"{name}: is on device {tensor.device}; sppfast has no CUDA backend yet, pass {name}.cpu()")
+        raise ValueError(f"{name}: is on device {tensor.device}; CUDA tensors are taken as cupy.from_dlpack({name}), all others as {name}.cpu()")
     plain = tensor.detach().resolve_neg()
     try:
         if tensor.dtype == torch.bfloat16:

@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 import oracle
 import pytest
-from cuda.fixture import cupy  # noqa: F401  (a fixture)
+from cuda_emulation.fixture import cupy  # noqa: F401  (a fixture)
 from helpers import (
     BINS,
     DTYPES,
@@ -99,7 +99,9 @@ def test_pool(dtype, mode, check, rng):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8", "int16", "bfloat16"])
 def test_pool_of_maps_larger_than_shared_memory(dtype, layout, check, rng):
-    size = {1: (231, 240), 2: (160, 170), 4: (111, 120), 8: (81, 90)}[oracle.result_dtype(dtype_of(dtype), "max").itemsize]
+    size = {1: (231, 240), 2: (160, 170), 4: (111, 120), 8: (81, 90)}[
+        oracle.result_dtype(dtype_of(dtype), "max").itemsize
+    ]
     x = make_map(rng, (1, 3, *size), dtype, "special" if dtype in FLOATS else "spread", layout)
     check("pool", x, (4, (2, 3), 1), layout=layout, return_indices=True)
     check("pool", x, (5, (1, 60)), layout=layout, mode="avg")
@@ -142,7 +144,10 @@ def test_means_are_rounded_once(to, back):
     """A mean just above the middle of two bfloat16 numbers, which float32 cannot tell from the middle."""
     x = np.array([4, 2.0**-6, 2.0**-26, 0]).astype(dtype_of("bfloat16")).reshape(1, 1, 2, 2)
     assert float(back(sppfast.pool(to(x), 1, mode="avg"))[0, 0]) == 1 + 2.0**-7
-    assert float(back(sppfast.roi_pool(to(x[0]), to(np.array([[0, 0, 2, 2]])), 1, rounding="cells", mode="avg"))[0, 0]) == 1 + 2.0**-7
+    assert (
+        float(back(sppfast.roi_pool(to(x[0]), to(np.array([[0, 0, 2, 2]])), 1, rounding="cells", mode="avg"))[0, 0])
+        == 1 + 2.0**-7
+    )
 
 
 def test_misaligned(cupy, back, rng):  # noqa: F811
@@ -176,7 +181,9 @@ def test_roi_pool(dtype, mode, rounding, check, rng):
         check("roi_pool", x[0], rois, (7, (2, 3), 1), **options)
 
 
-@pytest.mark.parametrize("levels", [(6, 3, 2, 1), (40,), ((1, 9), (9, 1)), (4, 4), (6, 5, 3, (2, 4)), (30, 15, 1)], ids=str)
+@pytest.mark.parametrize(
+    "levels", [(6, 3, 2, 1), (40,), ((1, 9), (9, 1)), (4, 4), (6, 5, 3, (2, 4)), (30, 15, 1)], ids=str
+)
 def test_levels(levels, check, rng):
     x = make(rng, (1, 70, 17, 23), "float32", "special")
     rois = rois_for(rng, 17, (17, 23), "sppnet")
@@ -234,14 +241,22 @@ def test_hostile_windows(dtype, to, back, rng):
     x = make(rng, (1, 9, 7, 8), dtype, "spread")
     rois = np.array(HOSTILE)
     grad = np.ones((len(rois), 9 * 10), dtype)
-    for options in ({"rounding": r, "geometry": g} for r in ("sppnet", "fast_rcnn") for g in (16, 1e-3, sppfast.ConvGeometry(3, 1e9))):
+    for options in (
+        {"rounding": r, "geometry": g}
+        for r in ("sppnet", "fast_rcnn")
+        for g in (16, 1e-3, sppfast.ConvGeometry(3, 1e9))
+    ):
         for mode in MODES:
             want = sppfast.roi_pool(x, rois, (3, 1), mode=mode, **options)
             np.testing.assert_allclose(
-                back(sppfast.roi_pool(to(x), to(rois), (3, 1), mode=mode, **options)).astype(float), want.astype(float), 2e-3
+                back(sppfast.roi_pool(to(x), to(rois), (3, 1), mode=mode, **options)).astype(float),
+                want.astype(float),
+                2e-3,
             )
             back(sppfast.roi_pool_backward(to(grad), to(x), to(rois), (3, 1), mode=mode, **options))
-    for options in ({"sampling_ratio": s, "mode": m, "aligned": a} for s in (0, 2) for m in MODES for a in (True, False)):
+    for options in (
+        {"sampling_ratio": s, "mode": m, "aligned": a} for s in (0, 2) for m in MODES for a in (True, False)
+    ):
         want = sppfast.roi_align(x, rois, (3, 1), **options)
         got = back(sppfast.roi_align(to(x), to(rois), (3, 1), **options))
         np.testing.assert_allclose(got.astype(float), want.astype(float), 2e-3, 1e-5)
@@ -262,7 +277,8 @@ def test_what_is_not_checked_gives_zeros(count, cupy, to, back, rng):  # noqa: F
         got = back(sppfast.roi_pool(to(x), to(windows), 2, batch_index=to(index)))
         grad = to(np.ones_like(got))
         gradients = [
-            back(sppfast.roi_pool_backward(grad, to(x), to(windows), 2, batch_index=to(index), mode=mode)) for mode in MODES
+            back(sppfast.roi_pool_backward(grad, to(x), to(windows), 2, batch_index=to(index), mode=mode))
+            for mode in MODES
         ]
         indices = np.full(got.shape, 56, np.int32)
         indices[::2] = -7
@@ -286,7 +302,9 @@ def test_more_than_2_to_the_31(cupy, back):  # noqa: F811
     x[...] = values
     y, rois, index = cupy.wrap(x), np.array([[0, 0, 63, 63]] * 20), np.arange(20) % 3
     assert_equal(back(sppfast.pool(y, 2)), oracle.pool(values, 2))
-    assert_equal(back(sppfast.roi_pool(y, rois, 2, batch_index=index)), oracle.roi_pool(values, rois, 2, batch_index=index))
+    assert_equal(
+        back(sppfast.roi_pool(y, rois, 2, batch_index=index)), oracle.roi_pool(values, rois, 2, batch_index=index)
+    )
     few = {"batch_index": index[:3]}
     assert_equal(back(sppfast.roi_pool(y, rois[:3], 2, **few)), oracle.roi_pool(values, rois[:3], 2, **few))
     out = np.lib.stride_tricks.as_strided(memory.view(np.float32)[1:], (3, 8), (2**34, 4))
@@ -307,7 +325,10 @@ def test_gradients_are_those_of_the_cpu(dtype, mode, layout, to, back, rng):
     calls = [
         *(("pool", (), {"bins": bins}) for bins in BINS),
         *(("roi_pool", (rois,), {"rounding": r, "batch_index": index}) for r in ("sppnet", "fast_rcnn")),
-        *(("roi_align", (rois,), {"sampling_ratio": s, "aligned": a, "batch_index": index}) for s, a in ((2, True), (0, False))),
+        *(
+            ("roi_align", (rois,), {"sampling_ratio": s, "aligned": a, "batch_index": index})
+            for s, a in ((2, True), (0, False))
+        ),
     ]
     for name, args, options in calls:
         options |= {"mode": mode, "layout": layout}
@@ -412,7 +433,12 @@ def test_errors_are_those_of_the_cpu(cupy, to, rng):  # noqa: F811
     same_error(lambda x: sppfast.pool(x, mode="avg", return_indices=True), (x,), to)
     same_error(lambda x: sppfast.pool([x[0], x[1, :3]]), (x,), to)
     same_error(lambda x, g: sppfast.pool_backward(g, x, 1, indices=g), (x, np.zeros((2, 5), np.float32)), to)
-    same_error(lambda x, g, i: sppfast.pool_backward(g, x, 1, indices=i), (x, np.zeros((2, 5), np.float32), np.full((2, 5), 56, np.int32)), to, "indices")
+    same_error(
+        lambda x, g, i: sppfast.pool_backward(g, x, 1, indices=i),
+        (x, np.zeros((2, 5), np.float32), np.full((2, 5), 56, np.int32)),
+        to,
+        "indices",
+    )
     with raises(TypeError, "out", "cupy", "ndarray"):
         sppfast.pool(to(x), out=np.empty((2, 105), np.float32))
     with raises(ValueError, "out", "(2, 105)", "(2, 104)"):

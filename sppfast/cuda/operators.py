@@ -10,11 +10,10 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..arrays import LAYOUTS, Maps, result_dtype, take_floats, take_maps
+from ..arrays import LAYOUTS, Maps, take_floats, take_maps
 from ..dispatch import Call, Place
 from ..geometry import as_geometry
 from ..pooling import (
-    INDEX_DTYPE,
     MODES,
     check_aligned,
     check_out,
@@ -24,7 +23,7 @@ from ..pooling import (
     reduction_of,
     result_dtypes,
 )
-from ..pyramid import Pyramid, as_pyramid, one_of
+from ..pyramid import as_pyramid, one_of
 from ..windows import ROUNDINGS
 from .reduce import pool_maps, pool_windows
 from .windows import plan_windows
@@ -170,7 +169,7 @@ def _in_place(result: Any, sources: Any) -> bool:
 
 def is_aligned(array: Any) -> bool:
     """Whether the items of an array lie at multiples of their size, as devices load them."""
-    return reduce(operator.or_, array.strides, array.data.ptr) % array.itemsize == 0
+    return bool(reduce(operator.or_, array.strides, array.data.ptr) % array.itemsize == 0)
 
 
 def aligned(array: Any) -> Any:

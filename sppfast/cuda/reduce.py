@@ -9,7 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..arrays import Maps, take_maps
+from ..arrays import Maps
 from ..pyramid import Pyramid
 from .launch import (
     MAX_VECTOR,
@@ -88,7 +88,7 @@ def _pool(
 def row_fields(targets: list[Any]) -> dict[str, int]:
     """Describe rows of values, and of places where there are two arrays, to a kernel."""
     names = (("values_at", "values_step"), ("places_at", "places_step"))
-    fields = {}
+    fields: dict[str, int] = {}
     for (at, step), target in zip(names, targets, strict=False):
         fields |= {at: target.data.ptr, step: target.strides[0] if target.ndim == 2 else 0}
     return fields

@@ -47,7 +47,13 @@ def is_checked() -> bool:
 
 
 def plan_windows(
-    kept: Any, maps: Maps, rois: Any, batch_index: Any, geometry: ConvGeometry, rounding: str, options: Mapping[str, Any]
+    kept: Any,
+    maps: Maps,
+    rois: Any,
+    batch_index: Any,
+    geometry: ConvGeometry,
+    rounding: str,
+    options: Mapping[str, Any],
 ) -> Any:
     """Turn windows of images into windows of cells, on the device.
 

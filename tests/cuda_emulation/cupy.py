@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from cuda_emulation.registers import TYPES, instances
 
 import sppfast
 
@@ -49,7 +50,7 @@ class Memory(SimpleNamespace):
     """A pointer, and what owns the memory."""
 
 
-class ndarray:  # noqa: N801  (CuPy's name)
+class ndarray:
     """An array on the device."""
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None):
@@ -162,23 +163,6 @@ def from_dlpack(value):
 
 # ---- kernels ----
 
-TYPES = {
-    **{name: ("MAX", "ARGMAX", "AVG") for name in ("signed char", "unsigned char", "short", "unsigned short")},
-    **{name: ("MAX", "ARGMAX", "AVG") for name in ("int", "unsigned", "i64", "unsigned long long")},
-    **{name: ("MAX", "ARGMAX", "AVG", "MEAN", "PEAK") for name in ("Half", "BFloat")},
-    **{name: ("MAX", "ARGMAX", "AVG", "MEAN", "PEAK", "ARGPEAK") for name in ("float", "double")},
-}
-BYTES = dict(zip(TYPES, (1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8), strict=True))
-SPECIFIC = ["plan_windows<{}>", "scatter_maxima<{}>", "gather_means<{}, false>", "gather_means<{}, true>"]
-
-
-def instances(name):
-    """All kernels of one type that the launchers can ask for."""
-    vector = min(16 // BYTES[name], 8)
-    kernels = [f"pack_maps<{name}>", *(f"pool_windows<{name}, {mode}, {vector}>" for mode in TYPES[name])]
-    kernels += [f"{kernel}<{name}, {mode}>" for kernel in ("pool_planes", "pool_bins") for mode in TYPES[name][:3]]
-    return kernels + [kernel.format(name) for kernel in SPECIFIC if name in ("float", "double")]
-
 
 def _library():
     names = [kernel for name in TYPES for kernel in instances(name)]
@@ -188,7 +172,8 @@ def _library():
         struct Entry {{ const char* name; void (*run)(const void*); }};
         static const Entry entries[] = {{ {table} }};
         extern "C" int64_t call_size() {{ return sizeof(Call); }}
-        extern "C" int run(const char* name, const void* call, unsigned blocks, unsigned threads, size_t shared, unsigned seed) {{
+        extern "C" int run(
+            const char* name, const void* call, unsigned blocks, unsigned threads, size_t shared, unsigned seed) {{
             for (const Entry& entry : entries)
                 if (!std::strcmp(entry.name, name)) {{
                     emulation::run_grid(entry.run, call, blocks, threads, shared, seed);
@@ -231,7 +216,9 @@ class RawModule:
             assert 1 <= grid[0] < 2**31 and 1 <= block[0] <= 1024 and shared_mem <= 48 * 1024
             launched.append(name)
             sizes = ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), ctypes.c_size_t(shared_mem)
-            missing = run(name.encode(), ctypes.c_void_p(fields.ctypes.data), *sizes, ctypes.c_uint(random.getrandbits(32)))
+            missing = run(
+                name.encode(), ctypes.c_void_p(fields.ctypes.data), *sizes, ctypes.c_uint(random.getrandbits(32))
+            )
             assert not missing, f"{name} is not among the instances of this module"
 
         return call

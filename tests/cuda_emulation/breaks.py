@@ -1,6 +1,6 @@
 """Break the kernels on purpose, one at a time, and see that the tests of the CUDA backend fail.
 
-    python tests/cuda/breaks.py
+    python tests/cuda_emulation/breaks.py
 
 A copy of the package is broken, never the package itself.
 """
