@@ -112,7 +112,8 @@ class _Backward(_Operator):
 
 def _to_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
     if tensor.device.type != "cpu":
-        raise ValueError(f"{name}: is on device {tensor.device}; CUDA tensors are taken as cupy.from_dlpack({name}), all others as {name}.cpu()")
+        where = f"is on device {tensor.device}; CUDA tensors are taken as cupy.from_dlpack({name})"
+        raise ValueError(f"{name}: {where}, all others as {name}.cpu()")
     plain = tensor.detach().resolve_neg()
     try:
         if tensor.dtype == torch.bfloat16:

@@ -5,7 +5,6 @@ import mmap
 import numpy as np
 import oracle
 import pytest
-from cuda_emulation.fixture import cupy  # noqa: F401  (a fixture)
 from helpers import (
     BINS,
     DTYPES,
@@ -40,7 +39,7 @@ HOSTILE = [
 
 
 @pytest.fixture
-def to(cupy):  # noqa: F811
+def to(cupy):
     """Bring arrays to the device, as contiguous copies."""
 
     def bring(value):
@@ -52,7 +51,7 @@ def to(cupy):  # noqa: F811
 
 
 @pytest.fixture
-def back(cupy):  # noqa: F811
+def back(cupy):
     """Bring results to the host."""
 
     def fetch(value):
@@ -125,7 +124,7 @@ def test_ragged(check, rng):
         check("roi_pool", x, [rois[0][:0]] * 4 + [rois[2][:3]], (3, 1), mode="avg")
 
 
-def test_strides(check, cupy, back, rng):  # noqa: F811
+def test_strides(check, cupy, back, rng):
     base = make(rng, (4, 12, 20, 22), "float32", "spread")
     rois, index = rois_for(rng, 20, (10, 11), "sppnet"), rng.integers(0, 2, 20)
     device = cupy.asarray(base)
@@ -150,7 +149,7 @@ def test_means_are_rounded_once(to, back):
     )
 
 
-def test_misaligned(cupy, back, rng):  # noqa: F811
+def test_misaligned(cupy, back, rng):
     x = make(rng, (2, 5, 9, 7), "float32", "spread")
     memory = cupy.empty(x.nbytes + 1, np.uint8)
     y = memory[1:].view(np.float32).reshape(x.shape)
@@ -264,7 +263,7 @@ def test_hostile_windows(dtype, to, back, rng):
 
 
 @pytest.mark.parametrize("count", [2, 20])
-def test_what_is_not_checked_gives_zeros(count, cupy, to, back, rng):  # noqa: F811
+def test_what_is_not_checked_gives_zeros(count, cupy, to, back, rng):
     import sppfast.cuda
 
     x = make(rng, (2, 5, 7, 8), "float32", "spread")
@@ -291,7 +290,7 @@ def test_what_is_not_checked_gives_zeros(count, cupy, to, back, rng):  # noqa: F
     assert not any(gradient[1].any() for gradient in gradients)
 
 
-def test_more_than_2_to_the_31(cupy, back):  # noqa: F811
+def test_more_than_2_to_the_31(cupy, back):
     """Steps beyond 32 bits, in memory that is reserved and hardly used."""
     if hasattr(cupy, "is_available"):
         pytest.skip("memory of a GPU is not reserved without being used")
@@ -362,7 +361,7 @@ def test_gradients_of_ragged_maps_and_given_indices(to, back, rng):
         np.testing.assert_allclose(one_got, one_want, 1e-6, 1e-6)
 
 
-def test_gradients_into_out_and_of_no_windows(cupy, to, back, rng):  # noqa: F811
+def test_gradients_into_out_and_of_no_windows(cupy, to, back, rng):
     x = make(rng, (2, 5, 7, 8), "float32", "spread")
     grad = make(rng, (2, 5 * 21), "float32", "spread")
     out = cupy.empty(x.shape, np.float32)
@@ -376,7 +375,7 @@ def test_gradients_into_out_and_of_no_windows(cupy, to, back, rng):  # noqa: F81
 # ---- forms and errors
 
 
-def test_forms(cupy, to, back, rng):  # noqa: F811
+def test_forms(cupy, to, back, rng):
     x = make(rng, (2, 5, 7, 8), "float32", "spread")
     levels = sppfast.pool(to(x), (2, 1), flatten=False)
     assert isinstance(levels, tuple) and all(isinstance(level, cupy.ndarray) for level in levels)
@@ -402,7 +401,7 @@ def test_empty(to, back):
         assert back(sppfast.roi_align(to(x), to(none), 2)).shape == (0, 20)
 
 
-def test_errors_are_those_of_the_cpu(cupy, to, rng):  # noqa: F811
+def test_errors_are_those_of_the_cpu(cupy, to, rng):
     x = make(rng, (2, 5, 7, 8))
     roi = [0.0, 0.0, 50.0, 50.0]
     wrong_rois = [
