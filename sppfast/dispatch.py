@@ -63,20 +63,27 @@ class Call:
         views = {name: map_items(view, self.arguments[name], Place) for name in ARRAYS if name in self.arguments}
         return self.arguments | views
 
-    def run(self, arrays: Sequence[Any], to_numpy: Callable[[str, Any], Any], from_numpy: Callable[[Any], Any]) -> Any:
-        """Run the operator on views of the arrays, and give back its own arrays, those of `out` as they came."""
+    def run(
+        self,
+        arrays: Sequence[Any],
+        to_native: Callable[[str, Any], Any],
+        from_native: Callable[[Any], Any],
+        native: type = np.ndarray,
+    ) -> Any:
+        """Run the operator on views of the arrays, and give back its own arrays, those of `out` as they came.
+
+        `native` is the type of array that the operator is run with, NumPy's or CuPy's.
+        """
         given = {}
 
         def view(place: Place) -> Any:
-            array = to_numpy(place.name, arrays[place.i])
+            array = to_native(place.name, arrays[place.i])
             given[id(array)] = arrays[place.i]
             return array
 
         arguments = self.filled(view)
         result = self.function(**arguments)
-        return map_items(
-            lambda array: given[id(array)] if id(array) in given else from_numpy(array), result, np.ndarray
-        )
+        return map_items(lambda array: given[id(array)] if id(array) in given else from_native(array), result, native)
 
     def changed(self, **options: Any) -> Call:
         """Change options, as far as the operator has them."""

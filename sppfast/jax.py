@@ -1,4 +1,4 @@
-"""Arrays of JAX in and out, on the CPU: also inside ``jit``, ``grad`` and ``vmap``.
+"""Arrays of JAX in and out; on the CPU also inside ``jit``, ``grad`` and ``vmap``.
 
 In a compiled computation an operator is a callback, though not one of `jax.pure_callback`: that copies large arguments
 by the threads that run its callbacks, and waits for itself forever where all of them are in callbacks; on one core
@@ -19,6 +19,7 @@ from jax.interpreters import ad, batching, mlir
 from numpy.typing import NDArray
 
 from .dispatch import Call, outline
+from .dlpack import run_on_cuda
 
 _operator = Primitive("sppfast")
 _operator.multiple_results = True
@@ -66,7 +67,10 @@ def _pull_back(call: Call, kept: Any, grads: list[jax.Array]) -> tuple[jax.Array
 
 def _run(*arrays: jax.Array, call: Call) -> list[jax.Array]:
     """Run the operator now."""
-    results = call.run(arrays, _to_numpy, _from_numpy)
+    if _platforms(arrays[0]) & {"cuda", "gpu"}:
+        results = run_on_cuda(call, arrays, jax.dlpack.from_dlpack)
+    else:
+        results = call.run(arrays, _to_numpy, _from_numpy)
     return list(results) if isinstance(results, list | tuple) else [results]
 
 
@@ -124,10 +128,14 @@ batching.primitive_batchers[_operator] = _batch
 ad.primitive_jvps[_operator] = _refuse
 
 
+def _platforms(array: jax.Array) -> set[str]:
+    return {device.platform for device in array.devices()}
+
+
 def _to_numpy(name: str, array: jax.Array) -> NDArray[Any]:
-    platforms = {device.platform for device in array.devices()}
+    platforms = _platforms(array)
     if platforms != {"cpu"}:
-        raise ValueError(f"{name}: is on {', '.join(sorted(platforms))}; sppfast takes arrays of JAX on the CPU only")
+        raise ValueError(f"{name}: is on {', '.join(sorted(platforms))}, expected the CPU (or x on one CUDA device)")
     return np.asarray(array)
 
 

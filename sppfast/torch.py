@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .dispatch import Call, Place
+from .dispatch import Call, Place, map_items
+from .dlpack import run_on_cuda
 from .geometry import ConvGeometry, as_geometry
 from .pooling import MODES, pool, roi_align, roi_pool
 from .pyramid import Levels, Pyramid, one_of
@@ -47,7 +48,7 @@ def _apply_into_out(call: Call, tensors: list[torch.Tensor]) -> Any:
     """Call an operator that writes to tensors, and let autograd know that it did."""
     out = call.arguments["out"]
     places = [place for place in (out if isinstance(out, list | tuple) else [out]) if isinstance(place, Place)]
-    results = call.run(tensors, _to_numpy, _from_numpy)
+    results = _run(call, tensors)
     for place in places:
         torch.autograd.graph.increment_version(tensors[place.i])
     return results
@@ -63,7 +64,7 @@ class _Operator(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        results = call.run(tensors, _to_numpy, _from_numpy)
+        results = _run(call, tensors)
         return tuple(results) if isinstance(results, list | tuple) else (results,)
 
     @classmethod
@@ -110,10 +111,26 @@ class _Backward(_Operator):
         raise NotImplementedError("sppfast: gradients of gradients (double backward) are not supported")
 
 
+def _run(call: Call, tensors: Sequence[torch.Tensor]) -> Any:
+    """Run an operator on the device of its tensors; on a GPU on torch's current stream."""
+    if not _is_on_cuda(tensors[0]):
+        return call.run(tensors, _to_numpy, _from_numpy)
+    plain = [tensor.detach().resolve_neg() for tensor in tensors]
+    stream = torch.cuda.current_stream(tensors[0].device).cuda_stream
+    originals = {id(view): tensor for view, tensor in zip(plain, tensors, strict=True)}
+    results = run_on_cuda(call, plain, torch.utils.dlpack.from_dlpack, stream)
+    return map_items(lambda tensor: originals.get(id(tensor), tensor), results, torch.Tensor)
+
+
+def _is_on_cuda(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cuda"
+
+
 def _to_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
     if tensor.device.type != "cpu":
-        where = f"is on device {tensor.device}; CUDA tensors are taken as cupy.from_dlpack({name})"
-        raise ValueError(f"{name}: {where}, all others as {name}.cpu()")
+        raise ValueError(
+            f"{name}: is on device {tensor.device}, expected the CPU (or x on a CUDA device): {name}.cpu()"
+        )
     plain = tensor.detach().resolve_neg()
     try:
         if tensor.dtype == torch.bfloat16:

@@ -39,7 +39,7 @@ CACHES = (
     launch._launch_maps,
     pooling._plan_batch,
     plan._relative_table,
-    plan._level_table,
+    plan.level_table,
     arrays._batch,
     pyramid._pyramid,
 )
