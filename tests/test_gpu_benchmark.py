@@ -47,7 +47,11 @@ def test_a_peer_is_compared(gpu, cupy):
 
 
 def test_without_a_gpu():
-    stub = "import sys; sys.modules['cupy'] = None; sys.argv = ['gpu.py']; import runpy; runpy.run_path(%r, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", stub % str(SCRIPT)], capture_output=True, text=True)
+    hide, run = (
+        "import sys; sys.modules['cupy'] = None",
+        "import runpy; runpy.run_path(sys.argv[1], run_name='__main__')",
+    )
+    command = [sys.executable, "-c", f"{hide}; {run}", str(SCRIPT)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("benchmarks/gpu.py needs CuPy and a GPU")
