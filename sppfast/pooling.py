@@ -46,8 +46,8 @@ def pool(
     x : ndarray or sequence of ndarray
         One map ``(C, H, W)``, a batch ``(N, C, H, W)``, or maps ``(C, Hi, Wi)`` of different sizes; with
         ``layout="NHWC"`` ``(H, W, C)``, ``(N, H, W, C)``, ``(Hi, Wi, C)``. Any strides; bool, integers, float16,
-        bfloat16 (of `ml_dtypes`), float32 or float64. Or arrays of another library on the CPU, such as torch's or
-        JAX's, or any with ``__dlpack__``: then the results are such arrays, and `out` is.
+        bfloat16 (of `ml_dtypes`), float32 or float64. Or arrays of another library, on the CPU or a CUDA device, such
+        as CuPy's, torch's or JAX's, or any with ``__dlpack__``: then the results are such arrays, and `out` is.
     levels : int or sequence of int or (rows, columns)
         The grids of bins of the pyramid, in any order; an int n is n x n.
     mode : {"max", "avg"}
@@ -65,6 +65,7 @@ def pool(
         such arrays may be given.
     workers : int, optional
         Threads. None: as many as this process may use; -1 the same, -2 one less. The result does not depend on it.
+        Ignored on a GPU.
 
     Returns
     -------
