@@ -63,6 +63,11 @@ class Call:
         views = {name: map_items(view, self.arguments[name], Place) for name in ARRAYS if name in self.arguments}
         return self.arguments | views
 
+    def first_map(self, arrays: Sequence[Any]) -> Any:
+        """Find the maps among the arrays, or the first of them."""
+        x = self.arguments["x"]
+        return arrays[(x[0] if isinstance(x, list) else x).i]
+
     def run(
         self,
         arrays: Sequence[Any],

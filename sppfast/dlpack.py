@@ -5,36 +5,94 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .dispatch import Call
-from .extras import require
 
 # Of dlpack.h: devices whose memory the CPU reads as its own, and the names of some others.
 CPU_DEVICES = (1, 3, 11, 13)
 CUDA_DEVICE = 2
-DEVICES = {4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 14: "oneAPI"}
+DEVICES = {2: "CUDA", 4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 14: "oneAPI"}
+WINDOWS = ("rois", "batch_index")  # may be in the memory of the host where the maps are not
 
 
 def apply(call: Call, arrays: list[Any]) -> Any:
     """Call an operator with arrays of one library."""
-    if _device(arrays[0])[0] == CUDA_DEVICE:
-        return run_on_cuda(call, arrays, _importer(arrays[0]))
-    return call.run(arrays, _to_numpy, _importer(arrays[0]))
+    x = call.first_map(arrays)
+    if _device(x)[0] == CUDA_DEVICE:
+        return run_on_cuda(call, arrays, _to_numpy, to_cupy, _importer(x))
+    return call.run(arrays, _to_numpy, _importer(x))
 
 
-def run_on_cuda(call: Call, arrays: Sequence[Any], from_cupy: Callable[[Any], Any], stream: int | None = None) -> Any:
-    """Call an operator with arrays on a CUDA device, on a stream of another library if one is given."""
-    require("an array on a CUDA device", "cuda13", "cupy")
+@dataclass(frozen=True)
+class _Stream:
+    """A stream of another library, as CuPy takes it: by the CUDA stream protocol."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
+
+
+def run_on_cuda(
+    call: Call,
+    arrays: Sequence[Any],
+    to_numpy: Callable[[str, Any], Any],
+    to_cupy: Callable[[str, Any], Any],
+    from_cupy: Callable[[Any], Any],
+    stream: int | None = None,
+) -> Any:
+    """Call an operator with arrays of one library, on the CUDA device of its maps.
+
+    It runs on a stream of the library, if one is given. If not, it runs on CuPy's, and waits for the end: the library
+    does not know of that stream, and could use the memory of its arrays for something else meanwhile.
+    """
+    cupy = _load_cupy()
+    device = _device(call.first_map(arrays))
+
+    def view(name: str, array: Any) -> Any:
+        own = _device(array)
+        if own == device:
+            return to_cupy(name, array)
+        if own[0] in CPU_DEVICES and name.startswith(WINDOWS):
+            return to_numpy(name, array)
+        raise ValueError(f"{name}: is on {_shown(own)}, expected {_shown(device)} as x is")
+
+    with (
+        cupy.cuda.Device(device[1]),
+        nullcontext() if stream is None else cupy.cuda.Stream.from_external(_Stream(stream)),
+    ):
+        results = call.run(arrays, view, from_cupy, cupy.ndarray)
+        if stream is None:
+            cupy.cuda.get_current_stream().synchronize()
+    return results
+
+
+def to_cupy(name: str, array: Any) -> Any:
+    """Take an array on a CUDA device as one of CuPy."""
     import cupy
 
-    number = _device(arrays[0])[1]
-    current = nullcontext() if stream is None else cupy.cuda.ExternalStream(stream)
-    with cupy.cuda.Device(number), current:
-        return call.run(arrays, _to_cupy, from_cupy, cupy.ndarray)
+    try:
+        return cupy.from_dlpack(array)
+    except (BufferError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise TypeError(f"{name}: CuPy cannot take {type(array).__name__} by DLPack: {error}") from error
+
+
+def _load_cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        what = 'pip install "sppfast[cuda13]", or "sppfast[cuda12]" for a driver of CUDA 12'
+        raise ImportError(f"x: an array on a CUDA device needs CuPy: {what} ({error})") from error
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except RuntimeError as error:
+        raise RuntimeError(f"x: is on a CUDA device, but CuPy finds no driver or device: {error}") from error
+    return cupy
 
 
 def _device(array: Any) -> tuple[int, int]:
@@ -43,25 +101,18 @@ def _device(array: Any) -> tuple[int, int]:
     return device, number
 
 
-def _to_cupy(name: str, array: Any) -> Any:
-    """Take an array as CuPy's; one in the memory of the host, which windows may be in, as NumPy's."""
-    import cupy
-
-    if _device(array)[0] in CPU_DEVICES:
-        return _to_numpy(name, array)
-    try:
-        return cupy.from_dlpack(array)
-    except (BufferError, NotImplementedError, RuntimeError, TypeError) as error:
-        raise TypeError(f"{name}: CuPy cannot take {type(array).__name__} by DLPack: {error}") from error
+def _shown(device: tuple[int, int]) -> str:
+    kind, number = device
+    if kind in CPU_DEVICES:
+        return "the CPU"
+    return f"{DEVICES.get(kind, f'DLPack device type {kind}')} device {number}"
 
 
 def _to_numpy(name: str, array: Any) -> NDArray[Any]:
-    device, number = _device(array)
-    if device == CUDA_DEVICE:
-        raise ValueError(f"{name}: is on CUDA device {number}, and x on the CPU; copy it to the CPU first")
-    if device not in CPU_DEVICES:
-        where = f"{DEVICES.get(device, f'DLPack device type {device}')}, number {number}"
-        raise ValueError(f"{name}: is on a device that is not supported ({where}); copy it to the CPU first")
+    device = _device(array)
+    if device[0] not in CPU_DEVICES:
+        expected = "the CPU, or a CUDA device" if name.startswith("x") else "the CPU as x is"
+        raise ValueError(f"{name}: is on {_shown(device)}, expected {expected}; copy it to the CPU first")
     try:
         return np.from_dlpack(array)
     except (BufferError, RuntimeError, TypeError) as error:

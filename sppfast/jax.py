@@ -19,7 +19,7 @@ from jax.interpreters import ad, batching, mlir
 from numpy.typing import NDArray
 
 from .dispatch import Call, outline
-from .dlpack import run_on_cuda
+from .dlpack import run_on_cuda, to_cupy
 
 _operator = Primitive("sppfast")
 _operator.multiple_results = True
@@ -67,8 +67,8 @@ def _pull_back(call: Call, kept: Any, grads: list[jax.Array]) -> tuple[jax.Array
 
 def _run(*arrays: jax.Array, call: Call) -> list[jax.Array]:
     """Run the operator now."""
-    if _platforms(arrays[0]) & {"cuda", "gpu"}:
-        results = run_on_cuda(call, arrays, jax.dlpack.from_dlpack)
+    if _platforms(call.first_map(arrays)) == {"gpu"}:
+        results = run_on_cuda(call, arrays, _to_numpy, to_cupy, jax.dlpack.from_dlpack)
     else:
         results = call.run(arrays, _to_numpy, _from_numpy)
     return list(results) if isinstance(results, list | tuple) else [results]
@@ -103,6 +103,12 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, call: Call) -> Any:
     return results
 
 
+def _lower_on_cuda(ctx: mlir.LoweringRuleContext, *operands: Any, call: Call) -> Any:
+    raise NotImplementedError(
+        "sppfast: inside jit operators run on the CPU only; on a CUDA device call them outside jit"
+    )
+
+
 def _batch(arrays: Any, axes: Any, *, call: Call) -> Any:
     """Call the operator once for each item."""
     mapped = [axis is not None for axis in axes]
@@ -124,6 +130,7 @@ def _refuse(*args: Any, **params: Any) -> None:
 _operator.def_impl(_run)
 _operator.def_abstract_eval(_abstract)
 mlir.register_lowering(_operator, _lower, platform="cpu")
+mlir.register_lowering(_operator, _lower_on_cuda, platform="cuda")
 batching.primitive_batchers[_operator] = _batch
 ad.primitive_jvps[_operator] = _refuse
 
@@ -135,7 +142,8 @@ def _platforms(array: jax.Array) -> set[str]:
 def _to_numpy(name: str, array: jax.Array) -> NDArray[Any]:
     platforms = _platforms(array)
     if platforms != {"cpu"}:
-        raise ValueError(f"{name}: is on {', '.join(sorted(platforms))}, expected the CPU (or x on one CUDA device)")
+        expected = "cpu or gpu" if name.startswith("x") else "cpu as x is"
+        raise ValueError(f"{name}: is on {', '.join(sorted(platforms))}, expected {expected}")
     return np.asarray(array)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .dispatch import Call, Place, map_items
-from .dlpack import run_on_cuda
+from .dispatch import Call, Place
+from .dlpack import run_on_cuda, to_cupy
 from .geometry import ConvGeometry, as_geometry
 from .pooling import MODES, pool, roi_align, roi_pool
 from .pyramid import Levels, Pyramid, one_of
@@ -95,7 +96,8 @@ class _Forward(_Operator):
         if grad is None:
             return (None,) * (1 + ctx.count)
         tensors, indices = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        gradients = _Backward.apply(ctx.call.backward(ctx.count, bool(indices)), *tensors, grad, *indices)
+        with _checked_before(grad):
+            gradients = _Backward.apply(ctx.call.backward(ctx.count, bool(indices)), *tensors, grad, *indices)
         return None, *gradients, *(None,) * (ctx.count - len(gradients))
 
 
@@ -111,26 +113,28 @@ class _Backward(_Operator):
         raise NotImplementedError("sppfast: gradients of gradients (double backward) are not supported")
 
 
+def _checked_before(grad: torch.Tensor) -> AbstractContextManager[None]:
+    """Leave out checks that wait for the device: of what the forward call checked, and autograd saw no change of."""
+    if not grad.is_cuda:
+        return nullcontext()
+    from .cuda import unchecked  # which imports CuPy
+
+    return unchecked()
+
+
 def _run(call: Call, tensors: Sequence[torch.Tensor]) -> Any:
-    """Run an operator on the device of its tensors; on a GPU on torch's current stream."""
-    if not _is_on_cuda(tensors[0]):
+    """Run an operator where its maps are; on a CUDA device on torch's current stream."""
+    x = call.first_map(tensors)
+    if not x.is_cuda:
         return call.run(tensors, _to_numpy, _from_numpy)
-    plain = [tensor.detach().resolve_neg() for tensor in tensors]
-    stream = torch.cuda.current_stream(tensors[0].device).cuda_stream
-    originals = {id(view): tensor for view, tensor in zip(plain, tensors, strict=True)}
-    results = run_on_cuda(call, plain, torch.utils.dlpack.from_dlpack, stream)
-    return map_items(lambda tensor: originals.get(id(tensor), tensor), results, torch.Tensor)
-
-
-def _is_on_cuda(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "cuda"
+    stream = torch.cuda.current_stream(x.device).cuda_stream
+    return run_on_cuda(call, tensors, _to_numpy, _to_cupy, _from_cupy, stream)
 
 
 def _to_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
-    if tensor.device.type != "cpu":
-        raise ValueError(
-            f"{name}: is on device {tensor.device}, expected the CPU (or x on a CUDA device): {name}.cpu()"
-        )
+    if not tensor.is_cpu:
+        expected = "cpu or cuda" if name.startswith("x") else "cpu as x is"
+        raise ValueError(f"{name}: is on device {tensor.device}, expected {expected}; pass {name}.cpu()")
     plain = tensor.detach().resolve_neg()
     try:
         if tensor.dtype == torch.bfloat16:
@@ -144,6 +148,19 @@ def _from_numpy(array: NDArray[Any]) -> torch.Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _to_cupy(name: str, tensor: torch.Tensor) -> Any:
+    plain = tensor.detach().resolve_neg()
+    if tensor.dtype == torch.bfloat16:
+        return to_cupy(name, plain.view(torch.int16)).view(_bfloat16())
+    return to_cupy(name, plain)
+
+
+def _from_cupy(array: Any) -> torch.Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.utils.dlpack.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
+    return torch.utils.dlpack.from_dlpack(array)
 
 
 def _bfloat16() -> Any:

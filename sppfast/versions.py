@@ -8,10 +8,11 @@ PACKAGES = (
     "numpy", "numba", "llvmlite", "ml_dtypes", "cupy", "torch", "torchvision", "jax", "dask", "onnx", "onnxruntime",
     "openvino", "opencv-contrib-python-headless", "scikit-learn",
 )  # fmt: skip
+WHEELS = {"cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy")}  # which of them there is depends on CUDA's version
 
 
 def versions() -> dict[str, str]:
-    """Collect versions, backends found, threads and SIMD width.
+    """Collect versions, backends and GPUs found, threads and SIMD width.
 
     Returns
     -------
@@ -39,7 +40,7 @@ def versions() -> dict[str, str]:
         "simd": _simd_width(llvm.get_host_cpu_features()),
         "cores": str(available_cores()),
     }
-    return found | {name: _version(name) for name in PACKAGES}
+    return found | {"gpu": _gpus()} | {name: _version(name) for name in PACKAGES}
 
 
 def show_versions() -> None:
@@ -58,10 +59,26 @@ def show_versions() -> None:
 def _version(name: str) -> str:
     import importlib.metadata
 
+    for distribution in WHEELS.get(name, (name,)):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def _gpus() -> str:
+    """Name, compute capability and CUDA versions of the GPUs that CuPy finds."""
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        import cupy
+
+        runtime = cupy.cuda.runtime
+        cards = [runtime.getDeviceProperties(i) for i in range(runtime.getDeviceCount())]
+        versions = f"driver {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}"
+    except (ImportError, RuntimeError) as error:  # no CuPy, or no driver
+        return f"none found ({error})"
+    names = [f"{card['name'].decode()} (compute capability {card['major']}.{card['minor']})" for card in cards]
+    return ", ".join([*names, versions])
 
 
 def _simd_width(features: dict[str, bool]) -> str:

@@ -72,12 +72,19 @@ def _parse_sequence(rois: Sequence[Any], batch_index: Any, maps: int) -> tuple[W
 
 def _real(name: str, value: Any) -> NDArray[Any]:
     try:
-        array = np.asarray(value)
+        array = _as_array(name, value)
     except ValueError:
         raise ValueError(f"{name}: rows of different lengths, expected shape (R, 4) or (R, 5)") from None
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name}: dtype {array.dtype} is not supported, expected integers or floats")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _as_array(name: str, value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (RuntimeError, TypeError) as error:  # on another device, for instance
+        raise TypeError(f"{name}: cannot be taken as a NumPy array: {error}") from error
 
 
 def _whole_index(column: NDArray[Any], maps: int) -> NDArray[np.int64]:
@@ -91,7 +98,7 @@ def _parse_batch_index(batch_index: Any, count: int, maps: int) -> NDArray[np.in
         if maps != 1 and count:
             raise ValueError(f"batch_index: needed to tell which of {maps} maps each of the rois belongs to")
         return np.zeros(count, dtype=np.int64)
-    index = np.asarray(batch_index)
+    index = _as_array("batch_index", batch_index)
     if index.size and index.dtype.kind not in "iu":
         raise TypeError(f"batch_index: expected integers, got dtype {index.dtype}")
     if index.shape != (count,):

@@ -146,7 +146,7 @@ def test_levels_of_out(rng):
 # ---- errors
 
 
-@pytest.mark.parametrize("device, shown", [((8, 0), "Metal"), ((99, 0), "99")])
+@pytest.mark.parametrize("device, shown", [((10, 1), "ROCm"), ((8, 0), "Metal"), ((99, 0), "99")])
 def test_a_device_that_is_not_supported(device, shown):
     x, rois = np.zeros((1, 2, 3, 4), np.float32), np.zeros((1, 4))
     for call in (lambda: sppfast.pool(Foreign(x, device)), lambda: sppfast.roi_pool(Foreign(x, device), rois)):

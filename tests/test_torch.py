@@ -340,7 +340,7 @@ def test_wrong_options_of_modules():
 
 
 def test_a_device_that_is_not_supported(x, rois):
-    with raises(ValueError, "x", "meta", "CPU", "x.cpu()"):
+    with raises(ValueError, "x", "meta", "cpu or cuda", "x.cpu()"):
         sppfast.pool(x.to("meta"))
     with raises(ValueError, "x[1]", "meta"):
         sppfast.pool([x[0], x[1].to("meta")])

@@ -94,6 +94,8 @@ class ndarray:
         self.array[unwrap(key)] = unwrap(value)
 
     def __getattr__(self, name):
+        if name.startswith("__"):  # such as __array_interface__, which CuPy's have not
+            raise AttributeError(name)
         value = getattr(self.array, name)
         return wrapped(value) if callable(value) else wrap(value)
 
@@ -229,5 +231,5 @@ cuda = SimpleNamespace(
     Device=Device,
     runtime=SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
     get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
-    ExternalStream=lambda pointer: nullcontext(),
+    Stream=SimpleNamespace(from_external=lambda stream: nullcontext()),
 )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,18 @@ def _load_emulated():
     return module
 
 
+@contextmanager
+def emulation():
+    """The emulated CuPy, in the place of any other."""
+    before = sys.modules.pop("cupy", None)
+    _forget()
+    yield _load_emulated()
+    _forget()
+    del sys.modules["cupy"]
+    if before is not None:
+        sys.modules["cupy"] = before
+
+
 def _load_real():
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     try:
@@ -34,11 +47,10 @@ def _load_real():
 @pytest.fixture(scope="module", params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cupy(request):
     """A CuPy, in whose place no other is while a module's tests run."""
-    before = sys.modules.pop("cupy", None) if request.param == "emulated" else None
-    _forget()
-    yield _load_emulated() if request.param == "emulated" else _load_real()
-    _forget()
     if request.param == "emulated":
-        del sys.modules["cupy"]
-        if before is not None:
-            sys.modules["cupy"] = before
+        with emulation() as module:
+            yield module
+    else:
+        _forget()
+        yield _load_real()
+        _forget()
