@@ -970,7 +970,7 @@ __device__ inline bool reaches(double begin, double extent, int cell) {
 
 // A thread adds up the gradient of one cell, from all windows of its map in their order.
 template <class A, bool align>
-__global__ void __launch_bounds__(THREADS) gather_means(const Call call) {
+__global__ void __launch_bounds__(THREADS, 2) gather_means(const Call call) {
     i64 block = blockIdx.x, n = block / call.chunk / call.channels, channel = block / call.chunk % call.channels;
     i64 cell = block % call.chunk * THREADS + threadIdx.x;  // `chunk`: blocks of a plane
     Map map = map_of(call, n);

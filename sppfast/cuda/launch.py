@@ -15,7 +15,9 @@ from ..plan import Nests, level_table
 from ..pyramid import Level, Pyramid
 
 SOURCE = Path(__file__).with_name("kernels.cu")
-OPTIONS = ("--std=c++17", "--fmad=false")  # coordinates are rounded operation by operation, as on the CPU
+# Coordinates are rounded operation by operation, as on the CPU. CuPy adds -ftz=true at the end, which would take
+# subnormal float32 numbers for 0, and the last such option counts: here it is the name of a folder that is not there.
+OPTIONS = ("--std=c++17", "--fmad=false", "-I")
 THREADS = 256  # of a block
 WARP = 32
 SHARED_BYTES = 48 * 1024  # of a block: what every device has, unasked

@@ -29,7 +29,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __align__(size) alignas(size)
 #define DYNAMIC_SHARED(name) char* name = emulation::block->shared
 

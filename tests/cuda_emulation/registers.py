@@ -19,7 +19,7 @@ TYPES = {
 BYTES = dict(zip(TYPES, (1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8), strict=True))
 SPECIFIC = ("plan_windows<{}>", "scatter_maxima<{}>", "gather_means<{}, false>", "gather_means<{}, true>")
 ARCHITECTURES = ("75", "80", "90", "100", "120")
-OPTIONS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v")
+OPTIONS = ("--std=c++17", "--fmad=false", "-I", "-ftz=true")  # those of launch.py, and what CuPy adds
 
 
 def instances(name):
@@ -30,21 +30,30 @@ def instances(name):
     return kernels + [kernel.format(name) for kernel in SPECIFIC if name in ("float", "double")]
 
 
-def compile_kernels(names, architecture, source=None):
+def compile_kernels(names, architecture, *more):
     """Compile instances to machine code; return whether that succeeded, and the compiler's log."""
+    good, log, _ = compile_for(names, f"sm_{architecture}", "--ptxas-options=-v", *more)
+    return good, log
+
+
+def compile_for(names, target, *more):
+    """Compile instances for a target; return whether that succeeded, the compiler's log, and PTX."""
     from cuda.bindings import nvrtc
 
-    source = KERNELS.read_text() if source is None else source
+    source = KERNELS.read_text()
     _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernels.cu", 0, [], [])
     for name in names:
         nvrtc.nvrtcAddNameExpression(program, name.encode())
-    options = [option.encode() for option in (f"-arch=sm_{architecture}", *OPTIONS)]
+    options = [option.encode() for option in (f"-arch={target}", *more, *OPTIONS)]
     (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
     log = b" " * size
     nvrtc.nvrtcGetProgramLog(program, log)
+    _, size = nvrtc.nvrtcGetPTXSize(program)
+    ptx = b" " * size
+    nvrtc.nvrtcGetPTX(program, ptx)
     nvrtc.nvrtcDestroyProgram(program)
-    return int(result) == 0, log.decode().rstrip("\0")
+    return int(result) == 0, log.decode().rstrip("\0"), ptx.decode()
 
 
 def usage(log):

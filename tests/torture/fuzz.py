@@ -123,5 +123,6 @@ def watch(process, at, first, shown):
         if at.value - first > shown.n:
             moved = time.monotonic()
         elif time.monotonic() - moved > PATIENCE:
-            os.kill(process.pid, signal.SIGABRT)  # which makes it say where it is
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, signal.SIGABRT)  # which makes it say where it is
         shown.update(at.value - first - shown.n)
