@@ -307,7 +307,11 @@ def test_interrupt_leaves_no_file(maps, monkeypatch, capsys, number):
     path, _ = maps
     handler = signal.getsignal(signal.SIGTERM)
     stop_at_second_chunk(monkeypatch, lambda: os.kill(os.getpid(), number))
-    assert run("pool", path, path.with_name("out.npy")) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        assert run("pool", path, path.with_name("out.npy")) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "sppfast: interrupted\n"
     assert files(path.parent) == ["in.npy"]
     assert signal.getsignal(signal.SIGTERM) is handler
