@@ -113,7 +113,9 @@ def test_on_a_gpu(tmp_path, monkeypatch, capsys):
     device = types.SimpleNamespace(synchronize=lambda: waits.append(1))
     names = ("asarray", "zeros", "zeros_like", "copyto")
     cupy = types.SimpleNamespace(**{name: getattr(np, name) for name in names}, asnumpy=np.asarray)
-    cupy.from_dlpack, cupy.cuda = np.asarray, types.SimpleNamespace(Device=lambda: device)
+    versions = {f"{name}GetVersion": lambda: 13000 for name in ("driver", "runtime")}
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 0, **versions)
+    cupy.from_dlpack, cupy.cuda = np.asarray, types.SimpleNamespace(Device=lambda: device, runtime=runtime)
     cupy.__spec__ = object()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     measured = bench(tmp_path, "--gpu", "--all", "--rows", "^(pool|RoI|align)$")

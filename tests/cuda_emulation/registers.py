@@ -40,20 +40,20 @@ def compile_for(names, target, *more):
     """Compile instances for a target; return whether that succeeded, the compiler's log, and PTX."""
     from cuda.bindings import nvrtc
 
-    source = KERNELS.read_text()
+    source = KERNELS.read_text()  # below: bytes of one character are shared by all of Python, and NVRTC writes to them
     _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernels.cu", 0, [], [])
     for name in names:
         nvrtc.nvrtcAddNameExpression(program, name.encode())
     options = [option.encode() for option in (f"-arch={target}", *more, *OPTIONS)]
     (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
-    log = b" " * size
+    log = bytes(size + 2)
     nvrtc.nvrtcGetProgramLog(program, log)
     _, size = nvrtc.nvrtcGetPTXSize(program)
-    ptx = b" " * size
+    ptx = bytes(size + 2)
     nvrtc.nvrtcGetPTX(program, ptx)
     nvrtc.nvrtcDestroyProgram(program)
-    return int(result) == 0, log.decode().rstrip("\0"), ptx.decode()
+    return int(result) == 0, log.decode().rstrip("\0"), ptx.decode().rstrip("\0")
 
 
 def usage(log):
