@@ -91,7 +91,7 @@ from .lanes import (
     GRAD_AT,  # gradients of the result
     GRAD_STEP,
     WHAT,  # is scattered, see `scatter`
-    GROUP,  # channels of a task, for `scatter`
+    GROUP,  # channels of a task
     LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     FIELDS,
@@ -361,7 +361,7 @@ def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
     if is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges)):
         settle_bins(desc, bins, y_edges, x_edges, t)
     channels = load_i64(desc, CHANNELS)
-    valid = min(lane_count(t), channels - channel)
+    valid = min(load_i64(desc, GROUP), channels - channel)
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
     index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
     stream = load_i64(desc, STREAM)
@@ -444,7 +444,7 @@ def reduce_by_rows(desc, strip, bins, y_edges, x_edges, map_, address, channel, 
     map_width, channel_step = load_i64(map_, 2), load_i64(map_, 3)
     row_step, column_step = load_i64(map_, 4), load_i64(map_, 5)
     lanes, item = row_lanes(t), item_bytes(t)
-    planes, cell = min(lane_count(t), load_i64(desc, CHANNELS) - channel), column_step // item
+    planes, cell = min(load_i64(desc, GROUP), load_i64(desc, CHANNELS) - channel), column_step // item
     if cell > 1:
         planes = 1
     capacity = map_width * cell + lanes
@@ -474,9 +474,9 @@ def reduce_by_rows(desc, strip, bins, y_edges, x_edges, map_, address, channel, 
 
 @routine()
 def run_task(desc, task, worker, t):
-    """Pool a chunk of the windows of one map, one channel block."""
+    """Pool a chunk of the windows of one map, some channels: a channel block or, by rows, fewer."""
     chunks, blocks = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
-    chunk, channel = task % chunks, task // chunks % blocks * lane_count(t)
+    chunk, channel = task % chunks, task // chunks % blocks * load_i64(desc, GROUP)
     number = task // chunks // blocks
     map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
     height, width = load_i64(map_, 1), load_i64(map_, 2)

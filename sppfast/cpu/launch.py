@@ -177,8 +177,8 @@ def _count_workers(workers: int | None, launch: Launch) -> int:
 @lru_cache(maxsize=256)
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
     kernel = _kernel(maps, mode, is_narrow(maps))
-    work = _divide(maps, plan, kernel, None)
-    return _prepare(maps, plan, None, kernel, _choose_way(maps, plan, kernel, maps.largest), work)
+    way = _choose_way(maps, plan, kernel, maps.largest)
+    return _prepare(maps, plan, None, kernel, way, _divide(maps, plan, kernel, way, None))
 
 
 def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
@@ -191,9 +191,9 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     if mode == "avg" and maps.widths.max() > TILE_BYTES // CELL_BYTES:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
     kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
-    work = _divide(maps, plan, kernel, len(index))
-    powers = survey.chosen_powers(maps.count * work.chunks * maps.largest) if shared and mode == "max" else None
     way = SHARED if shared else _choose_way(maps, plan, kernel, survey.cells // len(index))
+    work = _divide(maps, plan, kernel, way, len(index))
+    powers = survey.chosen_powers(maps.count * work.chunks * maps.largest) if shared and mode == "max" else None
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
 
 
@@ -257,19 +257,23 @@ class Division:
     """How work is divided."""
 
     results: int
-    blocks: int  # of channels
+    group: int  # channels of a task
+    blocks: int  # of so many channels
     chunks: int  # of a map's windows
     tasks: int
     parallel: bool
 
 
-def _divide(maps: Maps, plan: Plan, kernel: Kernel, windows: int | None) -> Division:
+def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: int, windows: int | None) -> Division:
     """Divide the work into tasks; without windows, each map is one."""
-    blocks = -(-maps.channels // kernel.lanes)
     results = maps.channels * plan.bins * (maps.count if windows is None else windows)
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
+    group = kernel.lanes
+    if way == BY_ROWS and parallel and _row_cell(maps, kernel) == maps.dtype.itemsize:
+        group = max(1, min(group, maps.count * maps.channels // (TASKS_PER_CORE * available_cores())))
+    blocks = -(-maps.channels // group)
     chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
-    return Division(results, blocks, chunks, maps.count * blocks * chunks, parallel)
+    return Division(results, group, blocks, chunks, maps.count * blocks * chunks, parallel)
 
 
 def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: int, work: Division) -> Launch:
@@ -285,6 +289,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: i
     values = {
         **map_fields(maps),
         **edge_fields(plan),
+        kernels.GROUP: work.group,
         kernels.BLOCKS: work.blocks,
         kernels.CHUNKS: work.chunks,
         kernels.STARTS_AT: 0 if order is None else address_of(order.starts),
