@@ -105,12 +105,15 @@ def test_affinity_is_respected():
 
 
 @needs_affinity
-@pytest.mark.parametrize(("workers", "threads"), [(None, 1), (2, 2), (1000, 4)])
+@pytest.mark.parametrize(("workers", "threads"), [(None, 0), (2, 1), (1000, 3)])
 def test_threads_on_one_core(workers, threads):
     """None are started for one core, and no more than four for each when more workers are asked for."""
     code = f"""
     os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
-    sppfast.pool(np.zeros((64, 64, 13, 13), np.float32), workers={workers})
-    print(threading.active_count())
+    x = np.zeros((64, 64, 13, 13), np.float32)
+    sppfast.pool(x, workers=1)
+    before = len(os.listdir("/proc/self/task"))
+    sppfast.pool(x, workers={workers})
+    print(len(os.listdir("/proc/self/task")) - before)
     """
     assert processes.run(code) == str(threads)

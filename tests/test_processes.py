@@ -196,33 +196,3 @@ def test_another_processor(digest_of_max, tmp_path):
     """Without this processor's own instructions the results are the same."""
     places = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     assert finish(start("-c", COMPILE, **places)) == digest_of_max
-
-
-# ---- imports
-
-
-FRAMEWORKS = {"torch", "jax", "cupy", "dask", "sklearn", "onnxruntime", "openvino", "matplotlib"}
-IMPORTED = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-
-
-def test_import_brings_no_framework_and_no_compiler():
-    names = set(finish(start("-c", "import sys, sppfast;" + IMPORTED)).split())
-    assert "numpy" in names
-    assert not names & (FRAMEWORKS | {"numba", "llvmlite", "scipy", "tqdm"})
-
-
-def test_a_call_brings_no_framework():
-    assert not set(run("work();" + IMPORTED).split()) & FRAMEWORKS
-
-
-def test_versions():
-    versions = sppfast.versions()
-    assert versions["sppfast"] == sppfast.__version__
-    assert versions["numpy"] == np.__version__
-
-
-def test_show_versions(capsys):
-    sppfast.show_versions()
-    printed = capsys.readouterr().out
-    for part in ("sppfast", sppfast.__version__, "numpy", np.__version__, "numba"):
-        assert part in printed

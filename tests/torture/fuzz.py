@@ -17,7 +17,7 @@ from sppfast.cpu import launch, order, weigh
 from .cases import draw
 from .check import check
 from .fences import fenced
-from .report import Row, bar
+from .report import Clock, Row, bar
 
 BLOCK = 500  # calls of one setting
 PATIENCE = 60  # seconds for a call
@@ -89,12 +89,12 @@ def one(seed, number, fence):
         return f"{type(error).__name__}: {error}"
 
 
-def run(count, seed, first=0):
+def run(calls, seed, first=0):
     """Make so many calls of a seed, from the first one on; one row of the table."""
     context = multiprocessing.get_context("spawn")
     at, wrong = context.RawValue("q", first), context.RawValue("q", 0)
-    last, begin = first + count, time.monotonic()
-    with bar(count, "calls", "fuzz") as shown:
+    last, begin = first + calls, time.monotonic()
+    with bar(calls, "calls", "fuzz") as shown:
         while at.value < last:
             process = context.Process(target=work, args=(seed, at.value, last, at, wrong), daemon=True)
             process.start()
@@ -103,9 +103,9 @@ def run(count, seed, first=0):
                 complain(at.value, f"the process ended with {process.exitcode}: a crash or a hang", wrong)
                 at.value += 1
     minutes = (time.monotonic() - begin) / 60
-    tried = f"{count} calls in {minutes:.0f} minutes, every one checked"
+    tried = f"{calls} calls in {minutes:.0f} minutes, every one checked"
     return Row(
-        "Fuzzing the operators", tried, f"{wrong.value} wrong", f"fuzz --calls {count} --seed {seed} --first {first}"
+        "Fuzzing the operators", tried, f"{wrong.value} wrong", f"fuzz --calls {calls} --seed {seed} --first {first}"
     )
 
 
@@ -117,12 +117,12 @@ def complain(number, what, wrong):
 
 def watch(process, at, first, shown):
     """Wait for the end of a process, and bring it about if a call takes too long."""
-    moved = time.monotonic()
+    clock, moved = Clock(), 0.0
     while process.is_alive():
         process.join(1)
         if at.value - first > shown.n:
-            moved = time.monotonic()
-        elif time.monotonic() - moved > PATIENCE:
+            moved = clock.seconds
+        elif clock.seconds - moved > PATIENCE:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(process.pid, signal.SIGABRT)  # which makes it say where it is
         shown.update(at.value - first - shown.n)
