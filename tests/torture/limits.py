@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import ctypes
 import os
 import resource
 import warnings
@@ -11,11 +12,13 @@ from helpers import make, make_rois
 from workload import wait_for
 
 import sppfast
+from sppfast import memory
 
 from .report import Row, bar
 from .scenarios import HANG
 from .soak import digest
 
+MMAP_THRESHOLD = -3  # of the C library's options
 RIGHT, REFUSED, WRONG = range(3)
 OPTIONS = {"levels": (6, 3, 1), "workers": 4}
 
@@ -48,6 +51,7 @@ def limited(call, want, room):
     pid = os.fork()
     if pid:
         return wait_for(pid, HANG)
+    memory._kept.clear()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     with open("/proc/self/statm") as file:
         used = resource.getpagesize() * int(file.read().split()[0])
@@ -62,6 +66,7 @@ def limited(call, want, room):
 
 def run(count, seed):
     """Make each call with so many limits; one row of the table."""
+    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**16)  # so that memory given back is not there for the next
     rng, seen = np.random.default_rng(seed), collections.Counter()
     work = [(call, digest(call())) for call in calls(seed)]
     rooms = np.rint(np.append(0, 10 ** rng.uniform(3.5, 8.5, count - 1))).astype(int)
