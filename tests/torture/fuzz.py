@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 
-from sppfast import arrays, memory, plan, pooling, pyramid
+from sppfast import arrays, gradients, memory, plan, pooling, pyramid
 from sppfast.cpu import launch, order, weigh
 
 from .cases import draw
@@ -22,7 +22,8 @@ from .report import Clock, Row, bar
 BLOCK = 500  # calls of one setting
 PATIENCE = 60  # seconds for a call
 # Settings under which small arrays take the ways of large ones: threads; maps in parts; results past the caches; blocks
-# of four cells; tables in parts, gradients in lines and in narrow lanes; edges without tables, memory kept.
+# of four cells; tables in parts, gradients in lines, in narrow lanes and of few windows at a time; edges without tables,
+# memory kept.
 SETTINGS = (
     {},
     {"SERIAL_ITEMS": 0, "CHUNK_WINDOWS": 1},
@@ -31,11 +32,11 @@ SETTINGS = (
     {"STEP_CELLS": 0, "ROW_CELLS": 10**9},
     {"ROW_CELLS": 0, "SHARED_BYTES": 0},
     {"TABLE_BYTES": 500, "TABLE_WINDOWS": 1, "LANES_BYTES": 0, "NEAR_BYTES": 64},
-    {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1},
+    {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1, "PART_BYTES": 0},
     {"LOOKUP": 0, "ALIGNED_BYTES": 0, "KEPT_BYTES": 1},
 )
 FENCES = {3: "end", 17: "begin"}  # of 29 blocks, so that each setting meets both
-MODULES = (launch, weigh, order, plan, memory)
+MODULES = (launch, weigh, order, plan, memory, gradients)
 CACHES = (
     launch._launch_maps,
     pooling._plan_batch,

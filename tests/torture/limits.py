@@ -18,7 +18,7 @@ from .report import Row, bar
 from .scenarios import HANG
 from .soak import digest
 
-MMAP_THRESHOLD = -3  # of the C library's options
+MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of the C library's options
 RIGHT, REFUSED, WRONG = range(3)
 OPTIONS = {"levels": (6, 3, 1), "workers": 4}
 
@@ -66,7 +66,8 @@ def limited(call, want, room):
 
 def run(count, seed):
     """Make each call with so many limits; one row of the table."""
-    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**16)  # so that memory given back is not there for the next
+    for option, value in ((MMAP_THRESHOLD, 2**16), (ARENA_MAX, 1)):  # what is given back is not there for the next
+        ctypes.CDLL(None).mallopt(option, value)
     rng, seen = np.random.default_rng(seed), collections.Counter()
     work = [(call, digest(call())) for call in calls(seed)]
     rooms = np.rint(np.append(0, 10 ** rng.uniform(3.5, 8.5, count - 1))).astype(int)
