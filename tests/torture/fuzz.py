@@ -22,7 +22,7 @@ from .report import Clock, Row, bar
 BLOCK = 500  # calls of one setting
 PATIENCE = 60  # seconds for a call
 # Settings under which small arrays take the ways of large ones: threads; maps in parts; results past the caches; blocks
-# of four cells; tables in parts, gradients in lines, in narrow lanes and of few windows at a time; edges without tables,
+# of four cells; tables in parts, gradients in lines, in narrow lanes, of few windows at a time; edges without tables,
 # memory kept.
 SETTINGS = (
     {},
