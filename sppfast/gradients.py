@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -26,11 +26,15 @@ from .pooling import (
     plan_samples,
     plan_windows,
     pool,
-    roi_pool,
+    result_dtypes,
 )
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
 
 Array: TypeAlias = NDArray[Any]
+
+# Maxima that are looked for again: of so many windows at a time that they take a small part of the memory of a call.
+PART_BYTES = 2**23
+PARTS = 20
 
 
 def pool_backward(
@@ -152,14 +156,30 @@ def roi_pool_backward(
         targets = Targets(out, kept, maps, layout, [rows])
         backend("weigh").spread_means(rows, in_single(maps), plan, index, targets.planes, threads)
         return targets.present()
-    if indices is None:
-        windows: dict[str, Any] = {"geometry": geometry, "rounding": rounding, "batch_index": batch_index}
-        windows |= {"layout": layout, "workers": workers}
-        indices = roi_pool(x, rois, pyramid.levels, return_indices=True, **windows)[1]
-    places = take_indices(indices, pyramid, maps, len(index), layout)
-    targets = Targets(out, kept, maps, layout, [rows, places])
-    _scatter_maxima(rows, places, maps, plan, index, targets, threads)
+    if indices is not None:
+        places = take_indices(indices, pyramid, maps, len(index), layout)
+        targets = Targets(out, kept, maps, layout, [rows, places])
+        _scatter_maxima(rows, places, maps, plan, index, targets, threads)
+        return targets.present()
+    targets = Targets(out, kept, maps, layout, [rows, *(kept if maps.ragged else [kept])])
+    dtypes = result_dtypes(maps, "argmax")
+    size = rows.shape[1] * (rows.itemsize + sum(dtype.itemsize for dtype in dtypes))
+    room = max(PART_BYTES, (rows.nbytes + sum(array.nbytes for array in targets.arrays)) // PARTS)
+    for number, part in enumerate(_parts(index, max(room // max(size, 1), 1))):
+        some = replace(plan, y_edges=plan.y_edges[part], x_edges=plan.x_edges[part])
+        maxima, places = (np.empty((len(index[part]), rows.shape[1]), dtype) for dtype in dtypes)
+        backend("launch").reduce_maps(kept, maps, some, index[part], "argmax", [maxima, places], threads)
+        _scatter_maxima(rows[part], places, maps, some, index[part], targets, threads, more=number > 0)
     return targets.present()
+
+
+def _parts(index: Array, count: int) -> Iterator[Any]:
+    """Divide windows into parts of so many, at least one part, map by map as far as they go."""
+    starts = range(0, max(len(index), 1), count)
+    if (index[1:] >= index[:-1]).all():
+        return (slice(start, start + count) for start in starts)
+    order = np.argsort(index, kind="stable")
+    return (order[start : start + count] for start in starts)
 
 
 def roi_align_backward(
@@ -349,8 +369,16 @@ def _check_outs(out: Any, shapes: list[tuple[int, ...]], maps: Maps, xp: ModuleT
 
 
 def _scatter_maxima(
-    rows: Array, places: Array, maps: Maps, plan: Plan, index: Array, targets: Targets, threads: Any
+    rows: Array,
+    places: Array,
+    maps: Maps,
+    plan: Plan,
+    index: Array,
+    targets: Targets,
+    threads: Any,
+    more: bool = False,
 ) -> None:
-    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, index, targets.planes, threads)
+    """Add the gradients to the cells that were maxima, and to what is there already if there is `more` than before."""
+    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, index, targets.planes, threads, more)
     if wrong:
         raise ValueError(f"indices[{wrong - 1}]: not all lie in the map, or are -1")

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from helpers import LAYOUTS, MODES, ROUNDINGS, in_layout, level_lists, make, make_rois, maps, windows
+from helpers import LAYOUTS, MODES, ROUNDINGS, assert_equal, in_layout, level_lists, make, make_rois, maps, windows
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sppfast
+from sppfast import gradients
 from sppfast.cpu import weigh
 
 LEVELS = (4, (1, 3), 2)
@@ -220,6 +221,26 @@ def test_one_map_and_maps_of_different_sizes(rng):
             results = make_pair(rois, mode=mode)[1](grad, x)
             for got, one, own, rows in zip(results, x, rois, np.split(grad, 3), strict=True):
                 np.testing.assert_array_equal(got, make_pair(own, mode=mode)[1](rows, one))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("form", [list, np.asarray], ids=["ragged", "batch"])
+def test_maxima_of_few_windows_at_a_time(monkeypatch, form, dtype, layout, rng):
+    """The same bits, though the gradient takes the place of the maps."""
+    x = in_layout(make(rng, (3, 20, 13, 17), dtype, "spread"), layout)
+    rois = rois_for(rng, 60, 3, (13, 17))
+    grad = make(rng, (60, 20 * 21), dtype, "spread")
+    whole = sppfast.roi_pool_backward(grad, form(x), rois, (4, 2, 1), layout=layout)
+    monkeypatch.setattr(gradients, "PART_BYTES", 0)
+    for sort in (False, True):
+        order = np.argsort(rois[:, 0], kind="stable") if sort else np.arange(60)
+        out = form(x.copy())
+        options = {"layout": layout, "out": out}
+        got = sppfast.roi_pool_backward(grad[order], out, rois[order], (4, 2, 1), **options)
+        assert_equal(got, whole)
+    none = sppfast.roi_pool_backward(grad[:0], form(x), rois[:0], (4, 2, 1), layout=layout)
+    assert not np.asarray(none).any()
 
 
 def test_workers_change_nothing(pair, rng):

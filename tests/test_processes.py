@@ -5,9 +5,6 @@ Each scenario runs in a process of its own, so that an abort or a hang is no mor
 
 import os
 import shutil
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,48 +12,13 @@ import numpy as np
 import oracle
 import pytest
 import workload
+from processes import COMPILE, TIMEOUT, finish, run, start
 
 import sppfast
 
 pytestmark = pytest.mark.processes
 
-TIMEOUT = 200
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-
-TESTS = Path(__file__).parent
-PACKAGES = Path(sppfast.__file__).parents[1]
-PRELUDE = """
-import faulthandler, os, sys, threading
-from workload import *
-faulthandler.dump_traceback_later(180, exit=True)
-"""
-
-
-def start(*command, first_path=PACKAGES, **environment):
-    """Start a fresh interpreter that finds the package and the workload."""
-    paths = [str(first_path), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
-        [sys.executable, *command],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process):
-    """What it printed; it must end well and in time."""
-    try:
-        out, err = process.communicate(timeout=TIMEOUT)
-    finally:
-        process.kill()
-    assert process.returncode == 0, err
-    return out.strip()
-
-
-def run(code, **environment):
-    """Run a script after the prelude, and give back what it printed."""
-    return finish(start("-c", PRELUDE + textwrap.dedent(code), **environment))
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +28,6 @@ def digest():
     np.testing.assert_array_equal(sppfast.pool(x), oracle.pool(x))
     np.testing.assert_array_equal(sppfast.roi_pool(x, rois), oracle.roi_pool(x, rois))
     return workload.work()
-
-
-# Where everything is compiled anew, one kernel is enough.
-COMPILE = PRELUDE + 'print(work(modes=["max"]))'
 
 
 @pytest.fixture(scope="module")
@@ -238,33 +196,3 @@ def test_another_processor(digest_of_max, tmp_path):
     """Without this processor's own instructions the results are the same."""
     places = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     assert finish(start("-c", COMPILE, **places)) == digest_of_max
-
-
-# ---- imports
-
-
-FRAMEWORKS = {"torch", "jax", "cupy", "dask", "sklearn", "onnxruntime", "openvino", "matplotlib"}
-IMPORTED = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-
-
-def test_import_brings_no_framework_and_no_compiler():
-    names = set(finish(start("-c", "import sys, sppfast;" + IMPORTED)).split())
-    assert "numpy" in names
-    assert not names & (FRAMEWORKS | {"numba", "llvmlite", "scipy", "tqdm"})
-
-
-def test_a_call_brings_no_framework():
-    assert not set(run("work();" + IMPORTED).split()) & FRAMEWORKS
-
-
-def test_versions():
-    versions = sppfast.versions()
-    assert versions["sppfast"] == sppfast.__version__
-    assert versions["numpy"] == np.__version__
-
-
-def test_show_versions(capsys):
-    sppfast.show_versions()
-    printed = capsys.readouterr().out
-    for part in ("sppfast", sppfast.__version__, "numpy", np.__version__, "numba"):
-        assert part in printed

@@ -70,7 +70,7 @@ from .lanes import (
 from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
 
 AHEAD = 2  # windows, whose gradients are on their way here while one is scattered
-MAXIMA, PEAKS, MEANS = range(3)  # what a call scatters
+MAXIMA, PEAKS, MEANS, MORE_MAXIMA = range(4)  # what a call scatters
 
 
 @routine()
@@ -283,12 +283,12 @@ def run_task(desc, task, worker, t):
     planes = load_i64(load_i64(desc, OUT_AT), number) + channel * size
     scratch = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     starts = load_i64(desc, STARTS_AT)
-    if what != MEANS:
+    if what in (MAXIMA, PEAKS):
         clear(planes, valid * size)
     rows, last = load_i64(desc, ROWS_AT), load_i64(starts, number + 1)
     for i in range(load_i64(starts, number), last):
         row = load_i64(rows, i)
-        if what == MAXIMA:
+        if what in (MAXIMA, MORE_MAXIMA):
             scatter_window(desc, planes, map_, row, load_i64(rows, min(i + AHEAD, last - 1)), channel, valid, t)
         elif what == PEAKS:
             scatter_peaks(desc, planes, map_, source, row, channel, valid, t)

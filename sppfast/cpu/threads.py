@@ -7,10 +7,12 @@ forked child starts a crew of its own.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import ctypes
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,12 @@ from .lanes import I64, load_i64
 
 # Fields of the crew's state, an array of int64. Each counter that threads fight over has a cache line of its own.
 KERNEL, DESCRIPTOR, TASKS, STOP, ACQUIRE, RELEASE, DONE, WAKE_AT = range(8)
-NEXT, AT_WORK = 16, 24
+READY, NEXT, AT_WORK = 8, 16, 24
 STATE_FIELDS = 32
 # Attempts at a lock before sleeping on it. Waking from sleep takes 50 to 100 us on a virtual machine.
 WORKER_SPINS = 1000  # for the next call: gone in the time of a small one
 LEADER_SPINS = 30_000  # for the last task of the others, which is about to end
+PATIENCE = 0.1  # seconds, for a thread to begin
 
 
 @intrinsic
@@ -111,6 +114,8 @@ def _serve(state, worker):
     """Be a worker: sleep, work, report, until told to stop."""
     acquire, release = load_i64(state, ACQUIRE), load_i64(state, RELEASE)
     wake = load_i64(load_i64(state, WAKE_AT), worker)
+    if load_i64(state, READY) < worker:
+        _set(state + 8 * READY, worker)
     _wait(acquire, wake, WORKER_SPINS)
     while load_i64(state, STOP) == 0:
         _work(state, worker)
@@ -147,7 +152,7 @@ class Crew:
 
     def __init__(self) -> None:
         self.busy = threading.Lock()
-        self.threads: list[threading.Thread] = []
+        self._started: list[tuple[int, threading.Lock]] = []  # workers, and locks that each holds until it ends
         self._memory = np.zeros(STATE_FIELDS + 8, dtype=np.int64)
         self._wake = np.zeros(self.LIMIT + 1, dtype=np.int64)
         skip = -self._memory.ctypes.data % 64 // 8
@@ -161,37 +166,52 @@ class Crew:
     def run(self, kernel: int, descriptor: int, tasks: int, workers: int) -> None:
         """Do the tasks of a kernel with up to `workers` threads, this one included."""
         helpers = min(workers, tasks, self.LIMIT) - 1
-        if helpers > 0 and self.busy.acquire(blocking=False):
-            try:
+        if helpers > 0 and not self.busy.locked():
+            with self.busy:  # unlike acquire() and try, it cannot be interrupted in between
                 self._grow(helpers)
-                _lead(self._state, kernel, descriptor, tasks, min(helpers, len(self.threads)))
-            finally:
-                self.busy.release()
+                _lead(self._state, kernel, descriptor, tasks, min(helpers, int(self._fields[READY])))
         else:
             _alone(kernel, descriptor, tasks)
 
     def _grow(self, helpers: int) -> None:
-        while len(self.threads) < helpers and not self._fields[STOP]:
-            worker = len(self.threads) + 1
-            self._wake[worker] = _new_lock()
-            thread = threading.Thread(target=_serve, args=(self._state, worker), name=f"sppfast-{worker}", daemon=True)
+        """Start threads and see them ready; fewer do, where the system has no more or no memory for them.
+
+        `threading` waits for ever for a thread that found no memory to begin.
+        """
+        while self._fields[READY] < helpers and not self._fields[STOP]:
+            worker, ended = int(self._fields[READY]) + 1, threading.Lock()
+            self._wake[worker] = self._wake[worker] or _new_lock()
+            ended.acquire()
             try:
-                thread.start()
-            except RuntimeError:  # no more threads to be had: fewer do
+                _thread.start_new_thread(_live, (self._state, worker, ended))
+            except RuntimeError:
                 return
-            self.threads.append(thread)
+            self._started.append((worker, ended))
+            late = time.monotonic() + PATIENCE
+            while self._fields[READY] < worker:
+                if time.monotonic() > late or not ended.locked():
+                    return
+                time.sleep(1e-5)
 
     def close(self) -> None:
         """End the threads, before the interpreter takes the compiled code from under them."""
         if not self.busy.acquire(timeout=1):
             return
         self._fields[STOP] = 1
-        for worker in range(1, len(self.threads) + 1):
+        for worker, _ in self._started:
             _unlock_from_python(int(self._wake[worker]))
-        for thread in self.threads:
-            thread.join(timeout=1)
-        self.threads.clear()
+        for _, ended in self._started:
+            ended.acquire(timeout=1)
+        self._started.clear()
         self.busy.release()
+
+
+def _live(state: int, worker: int, ended: threading.Lock) -> None:
+    """Be a worker, on a thread of its own."""
+    try:
+        _serve(state, worker)
+    finally:
+        ended.release()
 
 
 def _python_function(name: str) -> int:

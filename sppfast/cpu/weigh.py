@@ -162,13 +162,17 @@ def scatter_maxima(
     index: NDArray[np.int64],
     targets: list[NDArray[Any]],
     workers: int | None,
+    more: bool,
 ) -> int:
-    """Add the gradients to the cells that were maxima; return one more than a row with a wrong index, or 0."""
+    """Add the gradients to the cells that were maxima; return one more than a row with a wrong index, or 0.
+
+    The targets are cleared first, unless there is `more` to add to them.
+    """
     status = np.zeros(1, dtype=np.int64)
     fields = {
         **level_fields(plan.levels),
         **map_fields(maps),
-        kernels.WHAT: scatter.MAXIMA,
+        kernels.WHAT: scatter.MORE_MAXIMA if more else scatter.MAXIMA,
         kernels.INDEX_AT: address_of(indices),
         kernels.INDEX_STEP: indices.strides[0],
         kernels.STATUS_AT: address_of(status),
@@ -274,10 +278,9 @@ def _record_bytes(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64]) ->
     if isinstance(plan, Plan):
         axes = ((plan.y_edges, Y_EDGES, ROWS), (plan.x_edges, X_EDGES, COLUMNS))
         count = np.stack([_edge_taps(plan, *axis) for axis in axes], axis=2)
-        count = np.broadcast_to(count, (len(index), *count.shape[1:]))
     else:
         count = _sample_taps(plan, bins, maps, index)
-    return 8 * (bins + 1) + taps.TAP_BYTES * count
+    return np.broadcast_to(8 * (bins + 1) + taps.TAP_BYTES * count, (len(index), *bins.shape))
 
 
 def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -> NDArray[np.int64]:
@@ -290,13 +293,13 @@ def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -
 def _line_cells(samples: Samples, maps: Maps, index: NDArray[np.int64]) -> int:
     """Count the cells of the lines that the taps of all windows name, at most."""
     lines = _sample_taps(samples, samples.levels[:, [ROWS, COLUMNS]], maps, index)[:, :, 0].sum(axis=1)
-    return int(np.dot(lines, np.minimum(samples.windows[:, 3] + 2, maps.widths.max())))
+    return int((lines * np.minimum(samples.windows[:, 3] + 2, maps.widths.max())).sum())
 
 
 def _sample_taps(samples: Samples, bins: NDArray[np.int64], maps: Maps, index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the taps of all bins of each level along both axes, at most, (R, L, 2)."""
+    """Count the taps of all bins of each level along both axes, at most, (R, L, 2); (1, L, 2) for equal windows."""
     if samples.ratio:
-        return np.broadcast_to(2 * samples.ratio * bins, (len(index), *bins.shape))
+        return 2 * samples.ratio * bins[None]
     sides = np.stack([maps.heights, maps.widths], axis=-1)[index if maps.ragged else [0] * len(index)]
     extents = samples.windows[:, 1::2][:, None]
     # Samples of a bin are at least half a cell apart: no more of them lie near the map.

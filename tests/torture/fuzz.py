@@ -11,18 +11,19 @@ import sys
 import time
 import warnings
 
-from sppfast import arrays, memory, plan, pooling, pyramid
+from sppfast import arrays, gradients, memory, plan, pooling, pyramid
 from sppfast.cpu import launch, order, weigh
 
 from .cases import draw
 from .check import check
 from .fences import fenced
-from .report import Row, bar
+from .report import Clock, Row, bar
 
 BLOCK = 500  # calls of one setting
 PATIENCE = 60  # seconds for a call
 # Settings under which small arrays take the ways of large ones: threads; maps in parts; results past the caches; blocks
-# of four cells; tables in parts, gradients in lines and in narrow lanes; edges without tables, memory kept.
+# of four cells; tables in parts, gradients in lines, in narrow lanes, of few windows at a time; edges without tables,
+# memory kept.
 SETTINGS = (
     {},
     {"SERIAL_ITEMS": 0, "CHUNK_WINDOWS": 1},
@@ -31,11 +32,11 @@ SETTINGS = (
     {"STEP_CELLS": 0, "ROW_CELLS": 10**9},
     {"ROW_CELLS": 0, "SHARED_BYTES": 0},
     {"TABLE_BYTES": 500, "TABLE_WINDOWS": 1, "LANES_BYTES": 0, "NEAR_BYTES": 64},
-    {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1},
+    {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1, "PART_BYTES": 0},
     {"LOOKUP": 0, "ALIGNED_BYTES": 0, "KEPT_BYTES": 1},
 )
 FENCES = {3: "end", 17: "begin"}  # of 29 blocks, so that each setting meets both
-MODULES = (launch, weigh, order, plan, memory)
+MODULES = (launch, weigh, order, plan, memory, gradients)
 CACHES = (
     launch._launch_maps,
     pooling._plan_batch,
@@ -90,12 +91,12 @@ def one(seed, number, fence):
         return f"{type(error).__name__}: {error}"
 
 
-def run(count, seed, first=0):
+def run(calls, seed, first=0):
     """Make so many calls of a seed, from the first one on; one row of the table."""
     context = multiprocessing.get_context("spawn")
     at, wrong = context.RawValue("q", first), context.RawValue("q", 0)
-    last, begin = first + count, time.monotonic()
-    with bar(count, "calls", "fuzz") as shown:
+    last, begin = first + calls, time.monotonic()
+    with bar(calls, "calls", "fuzz") as shown:
         while at.value < last:
             process = context.Process(target=work, args=(seed, at.value, last, at, wrong), daemon=True)
             process.start()
@@ -104,9 +105,9 @@ def run(count, seed, first=0):
                 complain(at.value, f"the process ended with {process.exitcode}: a crash or a hang", wrong)
                 at.value += 1
     minutes = (time.monotonic() - begin) / 60
-    tried = f"{count} calls in {minutes:.0f} minutes, every one checked"
+    tried = f"{calls} calls in {minutes:.0f} minutes, every one checked"
     return Row(
-        "Fuzzing the operators", tried, f"{wrong.value} wrong", f"fuzz --calls {count} --seed {seed} --first {first}"
+        "Fuzzing the operators", tried, f"{wrong.value} wrong", f"fuzz --calls {calls} --seed {seed} --first {first}"
     )
 
 
@@ -118,12 +119,12 @@ def complain(number, what, wrong):
 
 def watch(process, at, first, shown):
     """Wait for the end of a process, and bring it about if a call takes too long."""
-    moved = time.monotonic()
+    clock, moved = Clock(), 0.0
     while process.is_alive():
         process.join(1)
         if at.value - first > shown.n:
-            moved = time.monotonic()
-        elif time.monotonic() - moved > PATIENCE:
+            moved = clock.seconds
+        elif clock.seconds - moved > PATIENCE:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(process.pid, signal.SIGABRT)  # which makes it say where it is
         shown.update(at.value - first - shown.n)

@@ -2,6 +2,8 @@
 
 import contextlib
 import sys
+import threading
+import time
 from dataclasses import dataclass
 
 
@@ -29,3 +31,19 @@ def bar(total, unit, what):
     quiet = not sys.stderr.isatty()
     with tqdm(total=total, unit=unit, desc=what, mininterval=60 if quiet else 0.5, ascii=quiet) as shown:
         yield shown
+
+
+class Clock:
+    """Seconds that a process has run: while it is stopped or frozen none pass, but one."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    def _tick(self):
+        last = time.monotonic()
+        while True:
+            time.sleep(0.1)
+            now = time.monotonic()
+            self.seconds += min(now - last, 1.0)
+            last = now

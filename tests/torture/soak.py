@@ -13,7 +13,7 @@ from helpers import BINS, DTYPES, FLOATS, ROUNDINGS, make_map, make_rois
 
 import sppfast
 
-from .report import Row, bar
+from .report import Clock, Row, bar
 
 THREADS = 4
 ROUND = 400  # calls, after which the threads rest and memory is measured
@@ -22,10 +22,10 @@ MAPS = [(2, 5, 9, 9), (4, 70, 13, 13), (1, 2, 200, 180), (8, 64, 13, 13), (1, 25
 LARGE = (4, 700, 52, 60)  # its gradient, 35 MB, leaves its memory to the next
 
 
-def calls(seed):
+def kinds(seed, maps=MAPS, dtypes=DTYPES):
     """Two hundred calls of every operator, closures that give an array."""
     rng = np.random.default_rng(seed)
-    for shape, dtype in itertools.product(MAPS, DTYPES):
+    for shape, dtype in itertools.product(maps, dtypes):
         layout = str(rng.choice(["NCHW", "NHWC"]))
         x = make_map(rng, shape, dtype, "ties", layout)
         options = {"layout": layout, "workers": [None, 1, 3][rng.integers(3)]}
@@ -68,30 +68,31 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def run(count, minutes, load, seed):
-    """Make `count` calls, and go on until `minutes` are over, on `load` cores on average; one row of the table."""
-    work = [(call, digest(call())) for call in calls(seed)]
+def run(calls, minutes, load, seed):
+    """Make so many calls, and go on until `minutes` are over, on `load` cores on average; one row of the table."""
+    work = [(call, digest(call())) for call in kinds(seed)]
     rng = np.random.default_rng(seed)
-    begin, cpu, made, sizes = time.monotonic(), time.process_time(), 0, []
+    clock, cpu, made, sizes = Clock(), time.process_time(), 0, []
 
     def one(i):
         call, want = work[i]
         return digest(call()) == want
 
     with ThreadPoolExecutor(THREADS) as threads, bar(60 * minutes, "s", "soak") as shown:
-        while made < count or time.monotonic() - begin < 60 * minutes:
+        while made < calls or clock.seconds < 60 * minutes:
             assert all(threads.map(one, rng.integers(0, len(work), ROUND))), "another result than at first"
             made += ROUND
             gc.collect()
             sizes.append(resident())
-            elapsed = time.monotonic() - begin
-            time.sleep(max(0.0, (time.process_time() - cpu) / load - elapsed))
-            shown.update(time.monotonic() - begin - shown.n)
-    elapsed, used = time.monotonic() - begin, time.process_time() - cpu
+            time.sleep(max(0.0, (time.process_time() - cpu) / load - clock.seconds))
+            shown.update(min(clock.seconds, 60 * minutes) - shown.n)
+    elapsed, used = clock.seconds, time.process_time() - cpu
     settled = sizes[int(len(sizes) * WARM_UP) :]
     first, last = (np.mean(part) for part in (settled[: len(settled) // 10 + 1], settled[-len(settled) // 10 :]))
     growth = last / first - 1
     what = f"{made} calls of {len(work)} kinds by {THREADS} threads in {elapsed / 60:.0f} minutes, {used:.0f} s of CPU"
     found = f"the same bits every time; RSS {first / 2**20:.1f} to {last / 2**20:.1f} MB, {growth:+.2%}"
     assert growth < 0.01, found
-    return Row("Soak and load", what, found, f"soak --calls {count} --minutes {minutes} --seed {seed}")
+    return Row(
+        "Soak and load", what, found, f"soak --calls {calls} --minutes {minutes:g} --load {load:g} --seed {seed}"
+    )
