@@ -168,16 +168,16 @@ def from_dlpack(value):
 
 def _library():
     names = [kernel for name in TYPES for kernel in instances(name)]
-    table = ",\n".join(f'{{"{name}", [](const void* call) {{ {name}(*(const Call*)call); }}}}' for name in names)
+    table = ",\n".join(f'{{"{name}", (const void*)&{name}, [](const void* call) {{ {name}(*(const Call*)call); }}}}' for name in names)
     source = f"""
         #include "kernels.cu"
-        struct Entry {{ const char* name; void (*run)(const void*); }};
+        struct Entry {{ const char* name; const void* at; void (*run)(const void*); }};
         static const Entry entries[] = {{ {table} }};
         extern "C" int64_t call_size() {{ return sizeof(Call); }}
         extern "C" int run(
-            const char* name, const void* call, unsigned blocks, unsigned threads, size_t shared, unsigned seed) {{
+            const char* name, const void* at, const void* call, unsigned blocks, unsigned threads, size_t shared, unsigned seed) {{
             for (const Entry& entry : entries)
-                if (!std::strcmp(entry.name, name)) {{
+                if (name ? !std::strcmp(entry.name, name) : at == entry.at) {{
                     emulation::run_grid(entry.run, call, blocks, threads, shared, seed);
                     return 0;
                 }}
@@ -219,7 +219,7 @@ class RawModule:
             launched.append(name)
             sizes = ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), ctypes.c_size_t(shared_mem)
             missing = run(
-                name.encode(), ctypes.c_void_p(fields.ctypes.data), *sizes, ctypes.c_uint(random.getrandbits(32))
+                name.encode(), None, ctypes.c_void_p(fields.ctypes.data), *sizes, ctypes.c_uint(random.getrandbits(32))
             )
             assert not missing, f"{name} is not among the instances of this module"
 
