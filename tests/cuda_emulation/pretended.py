@@ -95,6 +95,8 @@ class Driver:
         pointers = ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))
         if name.startswith("cupy_copy__"):
             copy(name, source, pointers)
+        elif name == "cupy_sum":
+            total(source, pointers)
         elif name.startswith("cupy_"):
             print("A kernel of CuPy that is not pretended:", name, re.findall(r"extern .*?\{", source, re.DOTALL), flush=True)
         else:
@@ -109,6 +111,13 @@ def copy(name, source, pointers):
     parameters = re.findall(r"(\S.*?) _raw_", signature)
     arrays = [view(kind, text, pointer) for kind, text, pointer in zip(kinds, parameters, pointers)]
     arrays[1][...] = arrays[0]
+
+
+def total(source, pointers):
+    """Sum an array along its first axis as CuPy's kernel does, which sees it flat."""
+    kind = np.dtype(re.search(r"cupy_sum\(const CArray<(\w+), 1, ", source).group(1).replace("float", "float32"))
+    array, result = (view(kind, "CArray<, 1, 1, 1>", pointer) for pointer in pointers[:2])
+    array.reshape(-1, len(result)).sum(axis=0, out=result)
 
 
 def view(dtype, text, pointer):
