@@ -41,14 +41,15 @@ struct Call {
     i64 values_at, values_step, places_at, places_step, weights_at, weights_step;
     // Maps brought into another layout: where they are, the first cell of each of different sizes, items of a cell.
     i64 packed_at, firsts_at, pitch;
-    // How the work is divided: channels of a block; its bins (of whole maps: blocks of a plane or group); lanes, which
-    // are threads side by side for channels; whether channels lie together in whole vectors; parts of the windows and
-    // the bytes from one part's planes to the next one's; whether planes lie in shared memory.
-    i64 group, chunk, lanes, vectors, parts, part_step, shared_planes;
+    // How the work is divided: channels of a block; its bins (of planes: blocks of one); lanes, which are threads side
+    // by side; parts of the windows and the bytes from one part's planes to the next one's; whether planes lie in shared
+    // memory; cells of a tile, tiles of a map, and what is known of its tiles: states, so many for each.
+    i64 group, chunk, lanes, parts, part_step, shared_planes, room, tiles, states_at, slots;
 };
 
 struct Level {
-    int rows, columns, first, finer, tall, wide, threads, blocks;  // as in plan.py; threads of a bin, blocks before it
+    int rows, columns, first, finer, tall, wide;  // as in plan.py
+    int slot, slot_rows, slot_columns;  // of a tile's states: the first, and how many are enough for its bins
 };
 
 struct Map {
@@ -72,6 +73,7 @@ const double SLACK = 3.0;  // samples, for the rounding of coordinates
 const double FLOAT_MAX = 3.4028234663852886e38, DOUBLE_MAX = 1.7976931348623157e308;
 const int THREADS = 256;
 const int WARP = 32;
+const int FEW_CELLS = 4;  // for each thread that reduces a bin, at least
 const unsigned ALL = 0xffffffffu;
 
 __device__ inline Map map_of(const Call& call, i64 n) {
@@ -458,7 +460,7 @@ __device__ inline Axis x_axis(const Call& call, const Window& window, const Map&
     return {(i64)window.x, (i64)window.width, map.width, call.rule};
 }
 
-// ---- whole maps, in shared memory -----------------------------------------------------------------------------------
+// ---- whole maps, by way of shared memory ----------------------------------------------------------------------------
 
 // Copy `size` bytes, by 16 where both are aligned alike: `to` and `from` are the same modulo 16.
 __device__ inline void copy_span(char* to, const char* from, i64 size, i64 item) {
@@ -471,141 +473,205 @@ __device__ inline void copy_span(char* to, const char* from, i64 size, i64 item)
         for (i64 b = 0; b < item; b++) to[k + b] = from[k + b];
 }
 
-// Load planes of a map into shared memory, one after the other; return where they begin.
-template <class T>
-__device__ inline const T* load_planes(char* shared, const Map& map, i64 channel, i64 count) {
-    const char* from = map.at + channel * map.channel_step;
-    i64 cells = map.height * map.width;
-    bool dense = map.column_step == sizeof(T) && map.row_step == map.width * (i64)sizeof(T) &&
-                 (count == 1 || map.channel_step == cells * (i64)sizeof(T));
-    if (dense) {
-        char* to = shared + ((i64)from & 15);
-        copy_span(to, from, count * cells * sizeof(T), sizeof(T));
-        return (const T*)to;
+// How a map is cut into tiles: their rows and columns, how many there are down and across.
+struct Tiles {
+    int rows, columns, down, across;
+    __device__ inline Span rows_of(int tile, i64 height) const {
+        int first = tile / across * rows;
+        return {first, (int)smaller((i64)first + rows, height)};
     }
-    bool channels_first = map.channel_step >= map.column_step;  // neighbours in memory are read by neighbours
-    for (i64 k = threadIdx.x; k < count * cells; k += blockDim.x) {
-        i64 c = channels_first ? k / cells : k % count, cell = channels_first ? k % cells : k / count;
-        i64 y = cell / map.width, x = cell % map.width;
-        ((T*)shared)[c * cells + cell] = *(const T*)(from + c * map.channel_step + y * map.row_step + x * map.column_step);
+    __device__ inline Span columns_of(int tile, i64 width) const {
+        int first = tile % across * columns;
+        return {first, (int)smaller((i64)first + columns, width)};
     }
-    return (const T*)shared;
-}
-
-// A block pools `group` planes of a map that fit into its shared memory: read once for all levels. A bin is reduced by
-// as many threads side by side as its level says, a power of two.
-template <class T, int mode>
-__global__ void __launch_bounds__(THREADS) pool_planes(const Call call) {
-    typedef typename Reduction<T, mode>::State State;
-    typedef typename Reduction<T, mode>::Out Out;
-    DYNAMIC_SHARED(shared);
-    i64 groups = ceil_divide(call.channels, call.group), n = blockIdx.x / groups;
-    i64 channel = blockIdx.x % groups * call.group, count = smaller(call.group, call.channels - channel);
-    Map map = map_of(call, n);
-    const T* planes = load_planes<T>(shared, map, channel, count);
-    __syncthreads();
-    Axis y = {0, map.height, map.height, call.rule}, x = {0, map.width, map.width, call.rule};
-    int cells = (int)(map.height * map.width), width = (int)map.width;
-    for (int l = 0; l < call.levels; l++) {
-        Level level = level_of(call, l);
-        int lanes = level.threads, bins = level.rows * level.columns, items = (int)count * bins;
-        for (int begin = 0; begin < items * lanes; begin += THREADS) {
-            int t = begin + (int)threadIdx.x, item = smaller(t / lanes, items - 1), lane = t % lanes;
-            int bin = item % bins;
-            Span rows = bin_span(y, level.rows, bin / level.columns);
-            Span columns = bin_span(x, level.columns, bin % level.columns);
-            const T* plane = planes + item / bins * cells;
-            int wide = columns.size(), size = rows.size() * wide, row = rows.first, column = columns.first + lane;
-            State state;
-            for (int k = lane; k < size; k += lanes) {
-                while (column >= columns.stop) { column -= wide; row++; }
-                int place = row * width + column;
-                state.add(widen(plane[place]), place);
-                column += lanes;
-            }
-            for (int mask = lanes / 2; mask; mask /= 2) state.merge(state.shuffled(mask));
-            if (lane == 0 && t < items * lanes)
-                write_bin<Out, mode>(call, n, call.channels * level.first + channel * bins + item,
-                                     state.template result<Out>(size), state.place());
-        }
-    }
-}
-
-// ---- whole maps, larger than shared memory --------------------------------------------------------------------------
-
-template <class T, int size>
-struct __align__(sizeof(T) * size) Vector {
-    T item[size];
 };
 
-// Reduce the part of a row that thread number k of a bin reads in its turn: the items of a vector, or one item.
-template <class T, class State>
-__device__ inline void add_part(State& state, const char* row, i64 step, Span columns, i64 part, i64 place) {
-    const int size = 16 / sizeof(T);
-    if (step != sizeof(T)) {
-        i64 x = columns.first + part;
-        state.add(widen(*(const T*)(row + x * step)), (int)(place + x));
-        return;
-    }
-    i64 ahead = ((i64)(row + columns.first * step) & 15) / (i64)sizeof(T);  // items of the first vector before the bin
-    i64 x = columns.first - ahead + part * size;
-    if (x >= columns.first && x + size <= columns.stop) {
-        Vector<T, size> v = *(const Vector<T, size>*)(row + x * step);
-#pragma unroll
-        for (int i = 0; i < size; i++) state.add(widen(v.item[i]), (int)(place + x + i));
-        return;
-    }
-    for (i64 i = larger(x, (i64)columns.first); i < smaller(x + size, (i64)columns.stop); i++)
-        state.add(widen(*(const T*)(row + i * step)), (int)(place + i));
+// Tiles of at most `room` cells, of whole rows where one fits.
+__device__ inline Tiles tiles_of(const Call& call, const Map& map) {
+    i64 columns = smaller(map.width, call.room), rows = smaller(call.room / columns, map.height);
+    i64 down = ceil_divide(map.height, rows), across = ceil_divide(map.width, columns);
+    return {(int)ceil_divide(map.height, down), (int)ceil_divide(map.width, across), (int)down, (int)across};
 }
 
-// As many threads as its level says reduce a bin, from global memory. Blocks of one map's channels follow each other, so
-// that the cells come from the second-level cache for all levels but the first. With `lanes` > 1 the channels lie
-// together, and neighbouring threads have neighbouring channels.
+// Cells in shared memory: planes of rows.
+template <class T>
+struct Tile {
+    const T* at;
+    int plane, row;  // items from one to the next
+};
+
+// Load a tile of `count` channels into shared memory.
+template <class T>
+__device__ inline Tile<T> load_tile(char* shared, const Map& map, i64 channel, int count, Span rows, Span columns) {
+    const char* from = map.at + channel * map.channel_step + rows.first * map.row_step + columns.first * map.column_step;
+    int width = columns.size(), cells = rows.size() * width;
+    bool dense = map.column_step == sizeof(T) && (map.row_step == width * (i64)sizeof(T) || rows.size() == 1) &&
+                 (map.channel_step == cells * (i64)sizeof(T) || count == 1);
+    if (dense) {
+        char* to = shared + ((i64)from & 15);
+        copy_span(to, from, count * cells * (i64)sizeof(T), sizeof(T));
+        return {(const T*)to, cells, width};
+    }
+    bool channels_first = map.channel_step >= map.column_step;  // neighbours in memory are read by neighbours
+    int plane = cells | 1;  // the banks of shared memory take turns
+    for (int k = threadIdx.x; k < count * cells; k += THREADS) {
+        int c = channels_first ? k / cells : k % count, cell = channels_first ? k % cells : k / count;
+        ((T*)shared)[c * plane + cell] =
+            *(const T*)(from + c * map.channel_step + cell / width * map.row_step + cell % width * map.column_step);
+    }
+    return {(const T*)shared, plane, width};
+}
+
+// Where what is known of the bins of a whole map goes: to the results, or, of one tile of several, to its states.
 template <class T, int mode>
-__global__ void __launch_bounds__(THREADS) pool_bins(const Call call) {
+struct Sink {
     typedef typename Reduction<T, mode>::State State;
     typedef typename Reduction<T, mode>::Out Out;
-    DYNAMIC_SHARED(shared);
-    State* states = (State*)shared;
-    i64 groups = ceil_divide(call.channels, call.lanes), block = blockIdx.x;
-    int own = (int)(block % call.chunk), l = 0;
-    while (l + 1 < call.levels && level_of(call, l + 1).blocks <= own) l++;
-    Level level = level_of(call, l);
-    i64 n = block / call.chunk / groups, channel = block / call.chunk % groups * call.lanes + threadIdx.x % call.lanes;
-    int lanes = (int)call.lanes, team = level.threads, bins = level.rows * level.columns, thread = (int)threadIdx.x;
-    i64 bin_ = (i64)(own - level.blocks) * (THREADS / team) + thread / team;
-    int bin = (int)smaller(bin_, (i64)bins), lane = thread % team / lanes, step = team / lanes;
-    Map map = map_of(call, n);
-    State state;
-    i64 size = 0;
-    if (bin < bins && channel < call.channels) {
-        Span rows = bin_span({0, map.height, map.height, call.rule}, level.rows, bin / level.columns);
-        Span columns = bin_span({0, map.width, map.width, call.rule}, level.columns, bin % level.columns);
-        const char* plane = map.at + channel * map.channel_step;
-        size = (i64)rows.size() * columns.size();
-        int vector = map.column_step == sizeof(T) ? 16 / sizeof(T) : 1;
-        int parts = columns.size() ? ceil_divide(columns.size() + vector - 1, vector) : 0;
-        int row = rows.first, part = lane;
-        while (true) {  // the parts of all rows in turn
-            while (part >= parts && row < rows.stop) { part -= parts; row++; }
-            if (row >= rows.stop) break;
-            add_part<T>(state, plane + row * map.row_step, map.column_step, columns, part, row * map.width);
-            part += step;
-        }
+    const Call& call;
+    i64 n, channel;
+    int tile;
+
+    __device__ inline State& state(const Level& level, int row, int column) const {
+        i64 slot = level.slot + (row % level.slot_rows) * (i64)level.slot_columns + column % level.slot_columns;
+        return ((State*)call.states_at)[((n * call.channels + channel) * call.slots + slot) * call.tiles + tile];
     }
-    states[threadIdx.x] = state;
-    __syncthreads();
-    for (int half = team / 2; half >= lanes; half /= 2) {
-        if (thread % team < half) states[thread].merge(states[thread + half]);
-        __syncthreads();
+    __device__ inline i64 item(const Level& level, int row, int column) const {
+        return call.channels * level.first + (channel * level.rows + row) * level.columns + column;
     }
-    if (lane == 0 && bin < bins && channel < call.channels)
-        write_bin<Out, mode>(call, n, call.channels * level.first + channel * bins + bin,
-                             states[thread].template result<Out>(size), states[thread].place());
+    __device__ inline void put(const Level& level, int row, int column, const State& own, i64 cells) const {
+        if (call.states_at)
+            state(level, row, column) = own;
+        else
+            write_bin<Out, mode>(call, n, item(level, row, column), own.template result<Out>(cells), own.place());
+    }
+    __device__ inline State get(const Level& level, int row, int column) const {
+        if (call.states_at) return state(level, row, column);
+        State own;
+        i64 at = item(level, row, column);
+        int place = has_places(mode) ? ((const int*)(call.places_at + n * call.places_step))[at] : -1;
+        own.add(widen(((const Out*)(call.values_at + n * call.values_step))[at]), place);
+        return own;
+    }
+};
+
+__device__ inline Span cut(Span span, Span by) { return {larger(span.first, by.first), smaller(span.stop, by.stop)}; }
+
+// The bins of n that have one of some cells, of a tile; all bins, with cells or not, if the tile is the whole axis.
+__device__ inline Span bins_over(const Axis& axis, int n, Span cells) {
+    if (cells.size() == axis.limit) return {0, n};
+    return {bins_with(axis, n, cells.first).first, bins_with(axis, n, cells.stop - 1).stop};
 }
 
-// ---- windows, of maps whose channels lie together -------------------------------------------------------------------
+// How many threads reduce a bin, where a block has so many bins, of so many cells.
+__device__ inline int team_for(int bins, int cells) {
+    int team = THREADS;
+    while (team > 1 && (team > THREADS / bins || team * FEW_CELLS > cells)) team /= 2;
+    return team;
+}
+
+// Reduce cells of a plane in shared memory: those that thread `lane` of `team` has.
+template <class T, class State>
+__device__ inline State reduce_cells(const T* plane, int pitch, Span rows, Span columns, i64 width, Span all_rows, Span all_columns, int lane, int team) {
+    State state;
+    int wide = columns.size(), size = rows.size() * wide, row = rows.first, column = columns.first + lane;
+    const T* own = plane - all_rows.first * pitch - all_columns.first;
+    for (int k = lane; k < size; k += team) {
+        while (column >= columns.stop) { column -= wide; row++; }
+        state.add(widen(own[row * pitch + column]), (int)(row * width + column));
+        column += team;
+    }
+    return state;
+}
+
+// Merge the states of `team` threads side by side, a power of two, into the first one's. All of a block take part.
+template <class State>
+__device__ inline void merge_team(State& state, State* states, int team) {
+    for (int mask = smaller(team, WARP) / 2; mask; mask /= 2) state.merge(state.shuffled(mask));
+    if (team <= WARP) return;
+    int thread = (int)threadIdx.x;
+    if (thread % WARP == 0) states[thread / WARP] = state;
+    __syncthreads();
+    if (thread % team == 0)
+        for (int k = 1; k < team / WARP; k++) state.merge(states[thread / WARP + k]);
+}
+
+// A block reduces a tile of `group` channels of a map, read once for all levels. A bin is reduced by as many threads
+// side by side as there are for each, a power of two; or it is made of a finer level's bins, which are there already.
+template <class T, int mode>
+__global__ void __launch_bounds__(THREADS) pool_tiles(const Call call) {
+    typedef typename Reduction<T, mode>::State State;
+    DYNAMIC_SHARED(shared);
+    State* states = (State*)shared;
+    i64 groups = ceil_divide(call.channels, call.group), n = blockIdx.x / call.tiles / groups;
+    i64 channel = blockIdx.x / call.tiles % groups * call.group;
+    int tile = (int)(blockIdx.x % call.tiles), count = (int)smaller(call.group, call.channels - channel);
+    Map map = map_of(call, n);
+    Tiles tiles = tiles_of(call, map);
+    if (tile >= tiles.down * tiles.across) return;
+    Span rows = tiles.rows_of(tile, map.height), columns = tiles.columns_of(tile, map.width);
+    Tile<T> cells = load_tile<T>(shared + THREADS / WARP * sizeof(State), map, channel, count, rows, columns);
+    Axis y = {0, map.height, map.height, call.rule}, x = {0, map.width, map.width, call.rule};
+    for (int l = 0; l < call.levels; l++) {
+        Level level = level_of(call, l);
+        Span down = bins_over(y, level.rows, rows), along = bins_over(x, level.columns, columns);
+        int wide = along.size(), bins = down.size() * wide, items = count * bins;
+        if (items == 0) continue;
+        int team = level.finer < 0 ? team_for(items, rows.size() * columns.size() / bins) : 1;
+        __syncthreads();  // the cells are there, and what is known of finer levels
+        for (unsigned begin = 0; begin < (unsigned)(items * team); begin += THREADS) {
+            unsigned t = begin + threadIdx.x;
+            int item = (int)smaller(t / team, items - 1u), bin = item % bins;
+            int row = down.first + bin / wide, column = along.first + bin % wide;
+            Sink<T, mode> sink = {call, n, channel + item / bins, tile};
+            State state;
+            i64 size = 1;
+            if (level.finer < 0) {
+                Span own_rows = cut(bin_span(y, level.rows, row), rows), own_columns = cut(bin_span(x, level.columns, column), columns);
+                size = (i64)own_rows.size() * own_columns.size();
+                const T* plane = cells.at + item / bins * cells.plane;
+                state = reduce_cells<T, State>(plane, cells.row, own_rows, own_columns, map.width, rows, columns, (int)(t % team), team);
+                merge_team(state, states, team);
+            } else if constexpr (mode != AVG) {
+                Level finer = level_of(call, level.finer);
+                Span fine_rows = cut({row * level.tall, (row + 1) * level.tall}, bins_over(y, finer.rows, rows));
+                Span fine_columns = cut({column * level.wide, (column + 1) * level.wide}, bins_over(x, finer.columns, columns));
+                for (int i = fine_rows.first; i < fine_rows.stop; i++)
+                    for (int k = fine_columns.first; k < fine_columns.stop; k++) state.merge(sink.get(finer, i, k));
+            }
+            if (t % team == 0 && t < (unsigned)(items * team)) sink.put(level, row, column, state, size);
+        }
+    }
+}
+
+// A warp merges the states of a bin's tiles.
+template <class T, int mode>
+__global__ void __launch_bounds__(THREADS) merge_tiles(const Call call) {
+    typedef typename Reduction<T, mode>::State State;
+    typedef typename Reduction<T, mode>::Out Out;
+    i64 own = (i64)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, plane = own / call.bins;
+    if (plane >= call.maps * call.channels) return;
+    int bin = (int)(own % call.bins), lane = threadIdx.x % WARP;
+    Level level = level_of_bin(call, bin);
+    int row = bin / level.columns, column = bin % level.columns;
+    Map map = map_of(call, plane / call.channels);
+    Tiles tiles = tiles_of(call, map);
+    Span rows = bin_span({0, map.height, map.height, call.rule}, level.rows, row);
+    Span columns = bin_span({0, map.width, map.width, call.rule}, level.columns, column);
+    int top = rows.first / tiles.rows, left = columns.first / tiles.columns;
+    int wide = ceil_divide(columns.stop, tiles.columns) - left;
+    i64 size = (i64)rows.size() * columns.size();
+    int count = size ? (ceil_divide(rows.stop, tiles.rows) - top) * wide : 0;
+    State state;
+    for (int k = lane; k < count; k += WARP) {
+        int tile = (top + k / wide) * tiles.across + left + k % wide;
+        state.merge(Sink<T, mode>{call, plane / call.channels, plane % call.channels, tile}.state(level, row, column));
+    }
+    merge_team(state, (State*)0, WARP);
+    i64 item = call.channels * level.first + plane % call.channels * (level.rows * level.columns) + bin;
+    if (lane == 0) write_bin<Out, mode>(call, plane / call.channels, item, state.template result<Out>(size), state.place());
+}
+
+// ---- windows: their bins, pooled or sampled --------------------------------------------------------------------------
 
 // Bring maps into the layout (cell, channel), the channels of a cell `pitch` items apart: a block moves 32 x 32 items.
 template <class T>
@@ -631,14 +697,11 @@ __global__ void __launch_bounds__(THREADS) pack_maps(const Call call) {
     }
 }
 
-// The channels of a cell that a thread reduces.
+// Channels of a cell, side by side in memory.
 template <class T, int size>
-__device__ inline Vector<T, size> load_channels(const Call& call, const Map& map, const char* cell, i64 count) {
-    if (call.vectors) return *(const Vector<T, size>*)cell;
-    Vector<T, size> v;
-    for (int i = 0; i < size; i++) v.item[i] = *(const T*)(cell + smaller((i64)i, count - 1) * map.channel_step);
-    return v;
-}
+struct __align__(sizeof(T) * size) Vector {
+    T item[size];
+};
 
 template <class T, int mode, int size>
 struct Bins {
@@ -646,8 +709,7 @@ struct Bins {
     const Call& call;
     const Map& map;
     const Window& window;
-    const char* at;  // of the thread's first channel
-    i64 count;  // of its channels
+    const char* at;  // of the thread's channels
 
     // Reduce the cells of a bin; return how many.
     __device__ inline i64 reduce(const Level& level, int bin, State* states) const {
@@ -657,7 +719,7 @@ struct Bins {
             const char* row = at + y * map.row_step;
 #pragma unroll 4
             for (int x = columns.first; x < columns.stop; x++) {
-                Vector<T, size> v = load_channels<T, size>(call, map, row + x * map.column_step, count);
+                Vector<T, size> v = *(const Vector<T, size>*)(row + x * map.column_step);
 #pragma unroll
                 for (int i = 0; i < size; i++) states[i].add(widen(v.item[i]), (int)(y * map.width + x));
             }
@@ -674,10 +736,9 @@ struct SampledBins {
     const Map& map;
     const Window& window;
     const char* at;
-    i64 count;
 
     __device__ inline void corner(State* states, int y, int x, double weight) const {
-        Vector<T, size> v = load_channels<T, size>(call, map, at + y * map.row_step + x * map.column_step, count);
+        Vector<T, size> v = *(const Vector<T, size>*)(at + y * map.row_step + x * map.column_step);
 #pragma unroll
         for (int i = 0; i < size; i++) states[i].add_weighted((double)widen(v.item[i]), weight, (int)(y * map.width + x));
     }
@@ -758,8 +819,8 @@ template <class Out, int mode> struct Derive<Out, mode, true> {
     }
 };
 
-// A block reduces `chunk` bins of `group` channels of a window: `lanes` threads side by side, each for a vector of
-// channels, so that a cell is read at once; the other threads of the block have other bins. The results go by way of
+// A block reduces `chunk` bins of `group` channels of a window: `lanes` threads side by side, each for `size` channels,
+// of which more than one lie together as a vector; the other threads of the block have other bins. The results go by way of
 // shared memory, so that they are written in their order.
 template <class T, int mode, int size>
 __global__ void __launch_bounds__(THREADS) pool_windows(const Call call) {
@@ -775,7 +836,7 @@ __global__ void __launch_bounds__(THREADS) pool_windows(const Call call) {
     Map map = window.map < 0 ? Map{0, 0, 0, 0, 0, 0} : map_of(call, window.map);
     Stage<Out, mode> stage = {shared, (int)call.pitch, bins};
     typename BinsOf<T, mode, size, is_align(mode)>::type reducer = {
-        call, map, window, map.at + (channel + own) * map.channel_step, channels - own};
+        call, map, window, map.at + (channel + own) * map.channel_step};
     for (int b = threadIdx.x / lanes; b < bins && own < channels; b += THREADS / lanes) {
         int bin = begin + b;
         const Level& level = level_of_bin(call, bin);
