@@ -54,7 +54,9 @@ struct Level {
 
 struct Map {
     const char* at;
-    i64 height, width, channel_step, row_step, column_step;
+    int height, width;
+    i64 channel_step, row_step, column_step;
+    __device__ inline i64 cells() const { return (i64)height * width; }
 };
 
 struct Window {
@@ -69,19 +71,22 @@ enum Mode { MAX, ARGMAX, AVG, PEAK, ARGPEAK, MEAN };  // the last three are RoI 
 const double FAR = 536870912.0;  // 2^29 cells: further out than maps reach
 const double VERY_FAR = 1267650600228229401496703205376.0;  // 2^100 cells
 const double MANY = 2147483648.0;  // samples, more than are ever looked at
+const unsigned FEW_SAMPLES = 8;  // are looked at without asking which lie in the map
+const unsigned EXACT = 4194304;  // 2^22: so many and a half are exact in float32
 const double SLACK = 3.0;  // samples, for the rounding of coordinates
 const double FLOAT_MAX = 3.4028234663852886e38, DOUBLE_MAX = 1.7976931348623157e308;
 const int THREADS = 256;
 const int WARP = 32;
+const int REACHES = 16;  // levels of which a block knows the bins that it has to do with
 const int FEW_CELLS = 4;  // for each thread that reduces a bin, at least
 const unsigned ALL = 0xffffffffu;
 
 __device__ inline Map map_of(const Call& call, i64 n) {
     if (!call.maps_at)
-        return {(const char*)call.base + n * call.batch_step, call.height, call.width,
+        return {(const char*)call.base + n * call.batch_step, (int)call.height, (int)call.width,
                 call.channel_step, call.row_step, call.column_step};
     const i64* row = (const i64*)call.maps_at + 6 * n;
-    return {(const char*)row[0], row[1], row[2], row[3], row[4], row[5]};
+    return {(const char*)row[0], (int)row[1], (int)row[2], row[3], row[4], row[5]};
 }
 
 __device__ inline const Level& level_of(const Call& call, int i) { return ((const Level*)call.levels_at)[i]; }
@@ -102,8 +107,12 @@ __device__ inline T smaller(T a, T b) { return b < a ? b : a; }
 template <class T>
 __device__ inline T larger(T a, T b) { return b > a ? b : a; }
 
+__device__ inline double clip(double value, double low, double high) {
+    return value > low ? (value < high ? value : high) : low;  // NaN: low
+}
+
 template <class T>
-__device__ inline T ceil_divide(T a, T b) { return (a + b - 1) / b; }
+__device__ inline T ceil_divide(T a, T b) { return a / b + (a % b != 0); }
 
 // ---- numbers: items of a map, and what is computed with them --------------------------------------------------------
 
@@ -208,7 +217,7 @@ struct Mean {
     __device__ inline int place() const { return -1; }
     template <class Out>
     __device__ inline Out result(i64 cells) const { return Narrow<Out>::from(cells ? sum / (double)cells : 0.0); }
-    __device__ inline void add_weighted(double value, double weight, int) { sum += value * weight; }
+    __device__ inline void add_weighted(double value, double weight, int) { sum = fma(value, weight, sum); }
     __device__ inline void add_outside() {}
 };
 
@@ -266,7 +275,7 @@ __device__ inline void write_bin(const Call& call, i64 row, i64 item, Out value,
 // ---- geometry: the cells of a bin -----------------------------------------------------------------------------------
 
 struct Axis {
-    i64 start, extent, limit, rule;
+    int start, extent, limit, rule;
 };
 
 struct Span {
@@ -296,14 +305,14 @@ __device__ inline Span bin_span(const Axis& axis, int n, int i) {
         first = i * step - (axis.rule == SLIDING ? 0 : (size * n - length + 1) / 2);
         stop = first + size;
     }
-    first = smaller(larger(first + axis.start, (i64)0), axis.limit);
-    return {(int)first, (int)smaller(larger(stop + axis.start, first), axis.limit)};
+    first = smaller(larger(first + axis.start, (i64)0), (i64)axis.limit);
+    return {(int)first, (int)smaller(larger(stop + axis.start, first), (i64)axis.limit)};
 }
 
 // The bins of n that have a cell: they lie together, for starts and stops never fall.
 __device__ inline Span bins_with(const Axis& axis, int n, int cell) {
-    i64 guess = axis.extent > 0 ? (cell - axis.start) * n / axis.extent : 0;
-    int first = (int)smaller(larger(guess, (i64)0), n - 1LL);
+    float guess = (float)((double)cell - axis.start) / (float)larger(axis.extent, 1) * (float)n;
+    int first = (int)clip((double)guess, 0, n - 1.0);
     while (first > 0 && bin_span(axis, n, first - 1).stop > cell) first--;
     while (first < n && bin_span(axis, n, first).stop <= cell) first++;
     int stop = first;
@@ -318,20 +327,20 @@ __device__ inline double rounding_error(double begin, double extent) { return (f
 template <class R>
 struct Samples {
     R base, size;
-    i64 count, first, stop, side;
-    __device__ inline Samples(double begin, double extent, int n, int i, i64 sampling, i64 side_, double low, double high) {
+    unsigned count, first, stop;
+    int side;
+    __device__ inline Samples(double begin, double extent, int n, int i, int sampling, int side_, double low, double high) {
         side = side_;
-        size = (R)(extent / (double)n);
-        base = (R)(begin + (double)(R)((double)i * (double)size));
-        count = sampling ? sampling : (i64)ceil(larger(smaller((double)size, MANY), 0.0));
+        size = (R)extent / (R)n;
+        base = (R)begin + (R)i * size;
+        count = sampling ? (unsigned)sampling : (unsigned)ceil(larger(smaller((double)size, MANY), 0.0));
         first = 0;
         stop = count;
-        if (size > 0) {
-            double slack = SLACK + (double)count * rounding_error(base, size) / (double)size;
-            double from = (low - (double)base) / (double)size * (double)count - slack;
-            double to = (high - (double)base) / (double)size * (double)count + slack;
-            first = (i64)larger(smaller(from, MANY), 0.0);
-            stop = (i64)larger(smaller(to, (double)count), 0.0);
+        if (size > 0 && count > FEW_SAMPLES) {
+            double of_cell = (double)count / (double)size;
+            double slack = SLACK + of_cell * rounding_error(base, size);
+            first = (unsigned)clip((low - (double)base) * of_cell - slack, 0, MANY);
+            stop = (unsigned)clip((high - (double)base) * of_cell + slack, 0, (double)count);
         }
     }
     struct Tap {
@@ -339,13 +348,14 @@ struct Samples {
         int low, high;
         double low_weight, high_weight;
     };
-    __device__ inline Tap tap(i64 k) const {
-        R at = (R)((double)base + (double)(R)((double)(R)(((double)k + 0.5) * (double)size) / (double)count));
-        Tap t = {(double)at >= -1 && (double)at <= (double)side, 0, 0, 0, 0};
+    __device__ inline Tap tap(unsigned k) const {
+        R moved = count < EXACT ? ((R)k + (R)0.5) * size : (R)(((double)k + 0.5) * (double)size);
+        R at = base + (count < EXACT ? moved / (R)count : (R)((double)moved / (double)count));
+        Tap t = {at >= -1 && (double)at <= (double)side, 0, 0, 0, 0};
         if (!t.inside) return t;
         at = larger(at, (R)0);
-        t.low = (int)smaller((i64)at, side - 1);
-        t.high = (int)smaller(t.low + 1LL, side - 1);
+        t.low = smaller((int)at, side - 1);
+        t.high = smaller(t.low + 1, side - 1);
         R fraction = t.low == t.high ? (R)0 : at - (R)t.low;
         t.low_weight = (double)((R)1 - fraction);
         t.high_weight = (double)fraction;
@@ -354,15 +364,11 @@ struct Samples {
 };
 
 template <class R>
-__device__ inline Samples<R> samples_in(double begin, double extent, int n, int i, i64 sampling, i64 side) {
+__device__ inline Samples<R> samples_in(double begin, double extent, int n, int i, int sampling, int side) {
     return Samples<R>(begin, extent, n, i, sampling, side, -1.0, (double)side);
 }
 
 // ---- windows: from pixels to cells ----------------------------------------------------------------------------------
-
-__device__ inline double clip(double value, double low, double high) {
-    return value > low ? (value < high ? value : high) : low;  // NaN: low
-}
 
 template <class R>
 __device__ inline R finite(double value);
@@ -453,11 +459,11 @@ __device__ inline Window window_of(const Call& call, i64 r) {
 }
 
 __device__ inline Axis y_axis(const Call& call, const Window& window, const Map& map) {
-    return {(i64)window.y, (i64)window.height, map.height, call.rule};
+    return {(int)window.y, (int)window.height, map.height, (int)call.rule};
 }
 
 __device__ inline Axis x_axis(const Call& call, const Window& window, const Map& map) {
-    return {(i64)window.x, (i64)window.width, map.width, call.rule};
+    return {(int)window.x, (int)window.width, map.width, (int)call.rule};
 }
 
 // ---- whole maps, by way of shared memory ----------------------------------------------------------------------------
@@ -476,21 +482,21 @@ __device__ inline void copy_span(char* to, const char* from, i64 size, i64 item)
 // How a map is cut into tiles: their rows and columns, how many there are down and across.
 struct Tiles {
     int rows, columns, down, across;
-    __device__ inline Span rows_of(int tile, i64 height) const {
+    __device__ inline Span rows_of(int tile, int height) const {
         int first = tile / across * rows;
-        return {first, (int)smaller((i64)first + rows, height)};
+        return {first, first + smaller(rows, height - first)};
     }
-    __device__ inline Span columns_of(int tile, i64 width) const {
+    __device__ inline Span columns_of(int tile, int width) const {
         int first = tile % across * columns;
-        return {first, (int)smaller((i64)first + columns, width)};
+        return {first, first + smaller(columns, width - first)};
     }
 };
 
 // Tiles of at most `room` cells, of whole rows where one fits.
 __device__ inline Tiles tiles_of(const Call& call, const Map& map) {
-    i64 columns = smaller(map.width, call.room), rows = smaller(call.room / columns, map.height);
-    i64 down = ceil_divide(map.height, rows), across = ceil_divide(map.width, columns);
-    return {(int)ceil_divide(map.height, down), (int)ceil_divide(map.width, across), (int)down, (int)across};
+    int room = (int)call.room, columns = smaller(map.width, room), rows = smaller(room / columns, map.height);
+    int down = ceil_divide(map.height, rows), across = ceil_divide(map.width, columns);
+    return {ceil_divide(map.height, down), ceil_divide(map.width, across), down, across};
 }
 
 // Cells in shared memory: planes of rows.
@@ -571,13 +577,13 @@ __device__ inline int team_for(int bins, int cells) {
 
 // Reduce cells of a plane in shared memory: those that thread `lane` of `team` has.
 template <class T, class State>
-__device__ inline State reduce_cells(const T* plane, int pitch, Span rows, Span columns, i64 width, Span all_rows, Span all_columns, int lane, int team) {
+__device__ inline State reduce_cells(const T* plane, int pitch, Span rows, Span columns, int width, Span all_rows, Span all_columns, int lane, int team) {
     State state;
     int wide = columns.size(), size = rows.size() * wide, row = rows.first, column = columns.first + lane;
     const T* own = plane - all_rows.first * pitch - all_columns.first;
     for (int k = lane; k < size; k += team) {
         while (column >= columns.stop) { column -= wide; row++; }
-        state.add(widen(own[row * pitch + column]), (int)(row * width + column));
+        state.add(widen(own[row * pitch + column]), (int)(row * (i64)width + column));
         column += team;
     }
     return state;
@@ -595,33 +601,49 @@ __device__ inline void merge_team(State& state, State* states, int team) {
         for (int k = 1; k < team / WARP; k++) state.merge(states[thread / WARP + k]);
 }
 
+// The bins of levels that have cells of a block's tile, along both axes, in shared memory.
+struct Reach {
+    Span down, along;
+};
+
 // A block reduces a tile of `group` channels of a map, read once for all levels. A bin is reduced by as many threads
 // side by side as there are for each, a power of two; or it is made of a finer level's bins, which are there already.
 template <class T, int mode>
-__global__ void __launch_bounds__(THREADS) pool_tiles(const Call call) {
+__global__ void __launch_bounds__(THREADS, 3) pool_tiles(const Call call) {
     typedef typename Reduction<T, mode>::State State;
     DYNAMIC_SHARED(shared);
     State* states = (State*)shared;
-    i64 groups = ceil_divide(call.channels, call.group), n = blockIdx.x / call.tiles / groups;
-    i64 channel = blockIdx.x / call.tiles % groups * call.group;
-    int tile = (int)(blockIdx.x % call.tiles), count = (int)smaller(call.group, call.channels - channel);
+    Reach* reaches = (Reach*)(states + THREADS / WARP);
+    unsigned groups = (unsigned)ceil_divide(call.channels, call.group), block = blockIdx.x / (unsigned)call.tiles;
+    i64 n = block / groups, channel = block % groups * call.group;
+    int tile = (int)(blockIdx.x % (unsigned)call.tiles), count = (int)smaller(call.group, call.channels - channel);
     Map map = map_of(call, n);
     Tiles tiles = tiles_of(call, map);
     if (tile >= tiles.down * tiles.across) return;
     Span rows = tiles.rows_of(tile, map.height), columns = tiles.columns_of(tile, map.width);
-    Tile<T> cells = load_tile<T>(shared + THREADS / WARP * sizeof(State), map, channel, count, rows, columns);
-    Axis y = {0, map.height, map.height, call.rule}, x = {0, map.width, map.width, call.rule};
+    Tile<T> cells = load_tile<T>((char*)(reaches + REACHES), map, channel, count, rows, columns);
+    Axis y = {0, map.height, map.height, (int)call.rule}, x = {0, map.width, map.width, (int)call.rule};
     for (int l = 0; l < call.levels; l++) {
-        Level level = level_of(call, l);
-        Span down = bins_over(y, level.rows, rows), along = bins_over(x, level.columns, columns);
-        int wide = along.size(), bins = down.size() * wide, items = count * bins;
+        const Level& level = level_of(call, l);
+        if (l % REACHES == 0) {
+            if (l) __syncthreads();
+            int k = (int)threadIdx.x / 2, own = l + k;
+            if (k < REACHES && own < call.levels) {
+                if (threadIdx.x % 2)
+                    reaches[k].along = bins_over(x, level_of(call, own).columns, columns);
+                else
+                    reaches[k].down = bins_over(y, level_of(call, own).rows, rows);
+            }
+        }
+        __syncthreads();  // the cells are there, and what is known of finer levels
+        Reach reach = reaches[l % REACHES];
+        int wide = reach.along.size(), bins = reach.down.size() * wide, items = count * bins;
         if (items == 0) continue;
         int team = level.finer < 0 ? team_for(items, rows.size() * columns.size() / bins) : 1;
-        __syncthreads();  // the cells are there, and what is known of finer levels
         for (unsigned begin = 0; begin < (unsigned)(items * team); begin += THREADS) {
             unsigned t = begin + threadIdx.x;
             int item = (int)smaller(t / team, items - 1u), bin = item % bins;
-            int row = down.first + bin / wide, column = along.first + bin % wide;
+            int row = reach.down.first + bin / wide, column = reach.along.first + bin % wide;
             Sink<T, mode> sink = {call, n, channel + item / bins, tile};
             State state;
             i64 size = 1;
@@ -632,11 +654,14 @@ __global__ void __launch_bounds__(THREADS) pool_tiles(const Call call) {
                 state = reduce_cells<T, State>(plane, cells.row, own_rows, own_columns, map.width, rows, columns, (int)(t % team), team);
                 merge_team(state, states, team);
             } else if constexpr (mode != AVG) {
-                Level finer = level_of(call, level.finer);
-                Span fine_rows = cut({row * level.tall, (row + 1) * level.tall}, bins_over(y, finer.rows, rows));
-                Span fine_columns = cut({column * level.wide, (column + 1) * level.wide}, bins_over(x, finer.columns, columns));
-                for (int i = fine_rows.first; i < fine_rows.stop; i++)
-                    for (int k = fine_columns.first; k < fine_columns.stop; k++) state.merge(sink.get(finer, i, k));
+                const Level& finer = level_of(call, level.finer);
+                Reach fine = reaches[level.finer];
+                fine.down = cut({row * level.tall, (row + 1) * level.tall}, fine.down);
+                fine.along = cut({column * level.wide, (column + 1) * level.wide}, fine.along);
+#pragma unroll 1
+                for (int i = fine.down.first; i < fine.down.stop; i++)
+#pragma unroll 1
+                    for (int k = fine.along.first; k < fine.along.stop; k++) state.merge(sink.get(finer, i, k));
             }
             if (t % team == 0 && t < (unsigned)(items * team)) sink.put(level, row, column, state, size);
         }
@@ -655,8 +680,8 @@ __global__ void __launch_bounds__(THREADS) merge_tiles(const Call call) {
     int row = bin / level.columns, column = bin % level.columns;
     Map map = map_of(call, plane / call.channels);
     Tiles tiles = tiles_of(call, map);
-    Span rows = bin_span({0, map.height, map.height, call.rule}, level.rows, row);
-    Span columns = bin_span({0, map.width, map.width, call.rule}, level.columns, column);
+    Span rows = bin_span({0, map.height, map.height, (int)call.rule}, level.rows, row);
+    Span columns = bin_span({0, map.width, map.width, (int)call.rule}, level.columns, column);
     int top = rows.first / tiles.rows, left = columns.first / tiles.columns;
     int wide = ceil_divide(columns.stop, tiles.columns) - left;
     i64 size = (i64)rows.size() * columns.size();
@@ -681,7 +706,7 @@ __global__ void __launch_bounds__(THREADS) pack_maps(const Call call) {
     i64 groups = ceil_divide(call.channels, (i64)WARP), block = blockIdx.x / groups;
     i64 n = block / call.chunk, cell = block % call.chunk * WARP, channel = blockIdx.x % groups * WARP;
     Map map = map_of(call, n);
-    i64 cells = map.height * map.width;
+    i64 cells = map.cells();
     i64 first = call.maps_at ? ((const i64*)call.firsts_at)[n] : n * cells;
     int side = threadIdx.x % WARP;
     for (int k = threadIdx.x / WARP; k < WARP; k += THREADS / WARP) {
@@ -721,7 +746,7 @@ struct Bins {
             for (int x = columns.first; x < columns.stop; x++) {
                 Vector<T, size> v = *(const Vector<T, size>*)(row + x * map.column_step);
 #pragma unroll
-                for (int i = 0; i < size; i++) states[i].add(widen(v.item[i]), (int)(y * map.width + x));
+                for (int i = 0; i < size; i++) states[i].add(widen(v.item[i]), (int)(y * (i64)map.width + x));
             }
         }
         return (i64)rows.size() * columns.size();
@@ -740,20 +765,20 @@ struct SampledBins {
     __device__ inline void corner(State* states, int y, int x, double weight) const {
         Vector<T, size> v = *(const Vector<T, size>*)(at + y * map.row_step + x * map.column_step);
 #pragma unroll
-        for (int i = 0; i < size; i++) states[i].add_weighted((double)widen(v.item[i]), weight, (int)(y * map.width + x));
+        for (int i = 0; i < size; i++) states[i].add_weighted((double)widen(v.item[i]), weight, (int)(y * (i64)map.width + x));
     }
 
     // Reduce the samples of a bin; return how many.
     __device__ inline i64 reduce(const Level& level, int bin, State* states) const {
         int row = bin / level.columns, column = bin % level.columns;
-        Samples<R> y = samples_in<R>(window.y, window.height, level.rows, row, call.sampling, map.height);
-        Samples<R> x = samples_in<R>(window.x, window.width, level.columns, column, call.sampling, map.width);
-        i64 samples = y.count * x.count, inside = 0;
+        Samples<R> y = samples_in<R>(window.y, window.height, level.rows, row, (int)call.sampling, map.height);
+        Samples<R> x = samples_in<R>(window.x, window.width, level.columns, column, (int)call.sampling, map.width);
+        i64 samples = (i64)y.count * x.count, inside = 0;
         if (samples == 0) return 0;
         if (y.first > 0 || x.first > 0) outside(states);  // in the order of the samples: this one is the first
-        for (i64 i = y.first; i < y.stop; i++) {
+        for (unsigned i = y.first; i < y.stop; i++) {
             auto v = y.tap(i);
-            for (i64 k = x.first; k < x.stop; k++) {
+            for (unsigned k = x.first; k < x.stop; k++) {
                 auto h = x.tap(k);
                 if (!v.inside || !h.inside) {
                     outside(states);
@@ -823,12 +848,12 @@ template <class Out, int mode> struct Derive<Out, mode, true> {
 // of which more than one lie together as a vector; the other threads of the block have other bins. The results go by way of
 // shared memory, so that they are written in their order.
 template <class T, int mode, int size>
-__global__ void __launch_bounds__(THREADS) pool_windows(const Call call) {
+__global__ void __launch_bounds__(THREADS, 2) pool_windows(const Call call) {
     typedef typename Reduction<T, mode>::State State;
     typedef typename Reduction<T, mode>::Out Out;
     DYNAMIC_SHARED(shared);
-    i64 groups = ceil_divide(call.channels, call.group), chunks = ceil_divide(call.bins, call.chunk);
-    i64 r = blockIdx.x / (groups * chunks), channel = blockIdx.x / chunks % groups * call.group;
+    unsigned groups = (unsigned)ceil_divide(call.channels, call.group), chunks = (unsigned)ceil_divide(call.bins, call.chunk);
+    i64 r = blockIdx.x / chunks / groups, channel = blockIdx.x / chunks % groups * call.group;
     int begin = (int)(blockIdx.x % chunks * call.chunk), bins = (int)smaller(call.chunk, call.bins - begin);
     int channels = (int)smaller(call.group, call.channels - channel), lanes = (int)call.lanes;
     int own = threadIdx.x % lanes * size;  // the thread's first channel
@@ -920,7 +945,7 @@ __global__ void __launch_bounds__(WARP) scatter_maxima(const Call call) {
     i64 part = blockIdx.x % call.parts, channel = blockIdx.x / call.parts % call.channels;
     i64 n = blockIdx.x / call.parts / call.channels, cells;
     Map map = map_of(call, n);
-    cells = map.height * map.width;
+    cells = map.cells();
     A* target = (A*)(map.at + part * call.part_step + channel * map.channel_step);
     A* plane = call.shared_planes ? (A*)shared : target;
     for (i64 k = threadIdx.x; k < cells; k += WARP) plane[k] = 0;
@@ -1035,7 +1060,7 @@ __global__ void __launch_bounds__(THREADS, 2) gather_means(const Call call) {
     i64 block = blockIdx.x, n = block / call.chunk / call.channels, channel = block / call.chunk % call.channels;
     i64 cell = block % call.chunk * THREADS + threadIdx.x;  // `chunk`: blocks of a plane
     Map map = map_of(call, n);
-    if (cell >= map.height * map.width) return;
+    if (cell >= map.cells()) return;
     int y = (int)(cell / map.width), x = (int)(cell % map.width);
     double sum = 0;
     if (!call.windows_at) sum = gather_row<A, align>(call, map, window_of(call, n), n, channel, y, x);

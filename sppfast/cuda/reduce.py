@@ -29,7 +29,8 @@ from .launch import (
 
 TILE_BYTES = 16 * 1024  # of shared memory: several blocks run side by side
 LINE_BYTES = 64  # of memory, read at once where the channels lie together
-PAD_BYTES = 256  # of shared memory, beside a tile: so that it begins as it does in memory, and for the states of warps
+PAD_BYTES = 1024  # of shared memory, before a tile
+UNION_LEVELS = 16  # of which some may be made from others: REACHES of kernels.cu
 BLOCKS = 512  # wanted, to keep all of a device busy
 MOST_ITEMS = 2**20  # bins of all channels of a block
 PACK_WINDOWS = 8  # of each map: fewer are not worth bringing the maps into another layout
@@ -51,7 +52,8 @@ def pool_maps(kept: Any, maps: Maps, pyramid: Pyramid, reduction: str, targets: 
     if not targets[0].size:
         return
     tiling = _tile(maps, pyramid)
-    levels = level_tables(pyramid, pyramid.bins == "adaptive" and reduction != "avg", tiling.slots)
+    unions = pyramid.bins == "adaptive" and reduction != "avg" and len(pyramid.levels) <= UNION_LEVELS
+    levels = level_tables(pyramid, unions, tiling.slots)
     alive, fields = map_fields(kept, maps)
     fields |= level_fields(levels, pyramid.size, pyramid.bins) | row_fields(targets)
     fields |= {"group": tiling.group, "room": tiling.room, "tiles": tiling.tiles}

@@ -36,6 +36,7 @@
 using std::ceil;
 using std::fabs;
 using std::floor;
+using std::fma;
 
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
