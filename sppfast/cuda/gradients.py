@@ -15,12 +15,13 @@ from ..pooling import INDEX_DTYPE, check_aligned, check_ratio, check_workers, re
 from ..pyramid import Pyramid, one_of
 from ..windows import ROUNDINGS
 from . import operators
-from .launch import SHARED_BYTES, THREADS, TYPES, WARP, launch, level_fields, level_tables, map_fields
+from .launch import SHARED_BYTES, THREADS, TYPES, WARP, launch, level_fields, level_tables, map_fields, power_of_two
 from .reduce import pool_windows, row_fields
 from .windows import is_checked, plan_windows
 
 WARPS = 2048  # wanted, to keep all of a device busy
 MAX_PARTS = 8  # of the windows, each with planes of its own
+GATHERED = 8  # channels of a thread, as in kernels.cu
 PART_WINDOWS = 64  # at least
 
 
@@ -150,10 +151,12 @@ def _gather_means(
     levels = level_tables(pyramid, False)
     alive, fields = map_fields(kept, maps)
     fields |= level_fields(levels, pyramid.size, rule) | row_fields([rows]) | _window_fields(windows)
-    chunk = -(-maps.largest // THREADS)
+    lanes = power_of_two(2 * int(maps.widths.max()) - 1, WARP)
+    chunk = int((-(-maps.widths // lanes) * -(-maps.heights * lanes // THREADS)).max())
     align = "false" if options is None else "true"
     name = f"gather_means<{TYPES[maps.name]}, {align}>"
-    launch(name, maps.count * maps.channels * chunk, {**fields, "chunk": chunk, **(options or {})})
+    blocks = maps.count * -(-maps.channels // GATHERED) * chunk
+    launch(name, blocks, {**fields, "lanes": lanes, "chunk": chunk, **(options or {})}, shared=4 * (THREADS + WARP))
     del alive
 
 

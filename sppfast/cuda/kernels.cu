@@ -78,6 +78,7 @@ const double FLOAT_MAX = 3.4028234663852886e38, DOUBLE_MAX = 1.7976931348623157e
 const int THREADS = 256;
 const int WARP = 32;
 const int REACHES = 16;  // levels of which a block knows the bins that it has to do with
+const int GATHERED = 8;  // channels of a cell whose gradients a thread adds up
 const int FEW_CELLS = 4;  // for each thread that reduces a bin, at least
 const unsigned ALL = 0xffffffffu;
 
@@ -979,24 +980,23 @@ struct CellWeights {
 template <class R>
 struct SampleWeights {
     double begin, extent, low, high;
-    i64 side, sampling;
-    int n, cell;
+    int side, sampling, n, cell;
     Span bins;
-    __device__ inline SampleWeights(double begin_, double extent_, int n_, int cell_, i64 side_, i64 sampling_)
+    __device__ inline SampleWeights(double begin_, double extent_, int n_, int cell_, int side_, int sampling_)
         : begin(begin_), extent(extent_), side(side_), sampling(sampling_), n(n_), cell(cell_) {
         low = cell == 0 ? -1.0 : (double)cell - 1;  // samples between these have a part in the cell
         high = cell == side - 1 ? (double)side : (double)cell + 1;
         bins = {0, n};
         if (extent > 0) {
-            double slack = 2 + (double)n * rounding_error(begin, extent) / extent;
-            double from = (low - begin) / extent * (double)n - slack, to = (high - begin) / extent * (double)n + slack;
+            double of_cell = (double)n / extent, slack = 2 + of_cell * rounding_error(begin, extent);
+            double from = (low - begin) * of_cell - slack, to = (high - begin) * of_cell + slack;
             bins = {(int)clip(from, 0, (double)n), (int)clip(to, 0, (double)n)};
         }
     }
     __device__ inline double weight(int i) const {
         Samples<R> samples(begin, extent, n, i, sampling, side, low, high);
         double sum = 0;
-        for (i64 k = samples.first; k < samples.stop; k++) {
+        for (unsigned k = samples.first; k < samples.stop; k++) {
             auto tap = samples.tap(k);
             if (tap.inside && tap.low == cell) sum += tap.low_weight;
             if (tap.inside && tap.high == cell) sum += tap.high_weight;
@@ -1017,60 +1017,98 @@ template <class A, bool align> struct WeightsOf {
 template <class A> struct WeightsOf<A, true> {
     typedef SampleWeights<A> type;
     static __device__ inline type y(const Call& call, const Window& w, const Map& map, int n, int cell) {
-        return type(w.y, w.height, n, cell, map.height, call.sampling);
+        return type(w.y, w.height, n, cell, map.height, (int)call.sampling);
     }
     static __device__ inline type x(const Call& call, const Window& w, const Map& map, int n, int cell) {
-        return type(w.x, w.width, n, cell, map.width, call.sampling);
+        return type(w.x, w.width, n, cell, map.width, (int)call.sampling);
     }
 };
 
-// The gradient of a cell from the means of one window.
+// Add what the means of one window give to a cell, in `count` channels.
 template <class A, bool align>
-__device__ inline double gather_row(const Call& call, const Map& map, const Window& window, i64 row, i64 channel, int y, int x) {
+__device__ inline void gather_window(const Call& call, const Map& map, const Window& window, i64 row, i64 channel, int count, int y, int x, double* sums) {
     typedef WeightsOf<A, align> Weights;
-    double sum = 0;
     for (int l = 0; l < call.levels; l++) {
         const Level& level = level_of(call, l);
         auto down = Weights::y(call, window, map, level.rows, y);
         if (down.bins.size() == 0) continue;
         auto along = Weights::x(call, window, map, level.columns, x);
-        const A* grad = (const A*)(call.values_at + row * call.values_step) + call.channels * level.first +
-                        channel * (level.rows * level.columns);
+        i64 bins = level.rows * level.columns;
+        const A* grad = (const A*)(call.values_at + row * call.values_step) + call.channels * level.first + channel * bins;
         for (int i = down.bins.first; i < down.bins.stop; i++) {
             double by = down.weight(i);
             if (by == 0) continue;
             for (int k = along.bins.first; k < along.bins.stop; k++) {
                 double weight = by * along.weight(k);
-                if (weight != 0) sum += (double)grad[(i64)i * level.columns + k] * weight;
+                if (weight == 0) continue;
+                const A* own = grad + (i64)i * level.columns + k;
+#pragma unroll
+                for (int c = 0; c < GATHERED; c++)
+                    if (c < count) sums[c] = fma((double)own[c * bins], weight, sums[c]);
             }
         }
     }
-    return sum;
 }
 
-// Whether a window may have a part in a cell, along one axis.
-__device__ inline bool reaches(double begin, double extent, int cell) {
+// Whether a window may have a part in some cells of an axis. A sample left of the map has one in its first cell, one
+// right of it in its last.
+__device__ inline bool reaches(double begin, double extent, int side, Span cells) {
     double slack = 2 + rounding_error(begin, extent);
-    return (double)cell >= begin - slack && (double)cell <= begin + extent + slack;
+    double low = clip(begin - slack, 0, side - 1.0), high = clip(begin + extent + slack, 0, side - 1.0);
+    return high >= (double)cells.first && low < (double)cells.stop;
 }
 
-// A thread adds up the gradient of one cell, from all windows of its map in their order.
+// List those of a block's next windows that may have a part in its cells, in their order; return how many.
+__device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 begin, Span rows, Span columns, int* list) {
+    int* counts = list + THREADS;
+    int thread = (int)threadIdx.x, before = 0, found = 0;
+    bool near = false;
+    if (begin + thread < call.windows) {
+        Window window = window_of(call, begin + thread);
+        near = window.map == n && reaches(window.y, window.height, map.height, rows) &&
+               reaches(window.x, window.width, map.width, columns);
+    }
+    unsigned all = __ballot_sync(ALL, near);
+    if (thread % WARP == 0) counts[thread / WARP] = __popc(all);
+    __syncthreads();
+    for (int warp = 0; warp < THREADS / WARP; warp++) {
+        if (warp < thread / WARP) before += counts[warp];
+        found += counts[warp];
+    }
+    if (near) list[before + __popc(all & ((1u << thread % WARP) - 1))] = thread;
+    __syncthreads();
+    return found;
+}
+
+// A block adds up the gradients of a rectangle of cells, `lanes` wide, in some channels; each thread those of a cell,
+// from all windows around it, in their order.
 template <class A, bool align>
 __global__ void __launch_bounds__(THREADS, 2) gather_means(const Call call) {
-    i64 block = blockIdx.x, n = block / call.chunk / call.channels, channel = block / call.chunk % call.channels;
-    i64 cell = block % call.chunk * THREADS + threadIdx.x;  // `chunk`: blocks of a plane
+    DYNAMIC_SHARED(shared);
+    int* list = (int*)shared;
+    unsigned groups = (unsigned)ceil_divide(call.channels, (i64)GATHERED), block = blockIdx.x / (unsigned)call.chunk;
+    i64 n = block / groups, channel = block % groups * GATHERED;
+    int rectangle = (int)(blockIdx.x % (unsigned)call.chunk), count = (int)smaller((i64)GATHERED, call.channels - channel);
     Map map = map_of(call, n);
-    if (cell >= map.cells()) return;
-    int y = (int)(cell / map.width), x = (int)(cell % map.width);
-    double sum = 0;
-    if (!call.windows_at) sum = gather_row<A, align>(call, map, window_of(call, n), n, channel, y, x);
-    for (i64 row = 0; call.windows_at && row < call.windows; row++) {
-        Window window = window_of(call, row);
-        // A sample left of the map still has a part in its first cell, one right of it in its last.
-        bool near_y = y == 0 || y == map.height - 1, near_x = x == 0 || x == map.width - 1;
-        if (window.map != n || !(near_y || reaches(window.y, window.height, y)) || !(near_x || reaches(window.x, window.width, x)))
-            continue;
-        sum += gather_row<A, align>(call, map, window, row, channel, y, x);
+    int wide = (int)call.lanes, tall = THREADS / wide, across = ceil_divide(map.width, wide);
+    Span rows = {rectangle / across * tall, rectangle / across * tall + tall};
+    Span columns = {rectangle % across * wide, rectangle % across * wide + wide};
+    if (rows.first >= map.height) return;
+    int y = rows.first + (int)threadIdx.x / wide, x = columns.first + (int)threadIdx.x % wide;
+    bool inside = y < map.height && x < map.width;
+    double sums[GATHERED] = {};
+    if (!call.windows_at && inside) gather_window<A, align>(call, map, window_of(call, n), n, channel, count, y, x, sums);
+    for (i64 begin = 0; call.windows_at && begin < call.windows; begin += THREADS) {
+        int found = list_windows(call, map, n, begin, rows, columns, list);
+        for (int k = 0; inside && k < found; k++) {
+            i64 row = begin + list[k];
+            Window window = window_of(call, row);
+            if (reaches(window.y, window.height, map.height, {y, y + 1}) && reaches(window.x, window.width, map.width, {x, x + 1}))
+                gather_window<A, align>(call, map, window, row, channel, count, y, x, sums);
+        }
+        __syncthreads();  // before the next list
     }
-    ((A*)(map.at + channel * map.channel_step))[cell] = (A)sum;
+#pragma unroll
+    for (int c = 0; c < GATHERED; c++)
+        if (inside && c < count) ((A*)(map.at + (channel + c) * map.channel_step))[(i64)y * map.width + x] = (A)sums[c];
 }
