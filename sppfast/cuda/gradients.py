@@ -15,13 +15,13 @@ from ..pooling import INDEX_DTYPE, check_aligned, check_ratio, check_workers, re
 from ..pyramid import Pyramid, one_of
 from ..windows import ROUNDINGS
 from . import operators
-from .launch import SHARED_BYTES, THREADS, TYPES, WARP, launch, level_fields, level_tables, map_fields, power_of_two
+from .launch import SHARED_BYTES, TYPES, WARP, launch, level_fields, level_tables, map_fields, power_of_two
 from .reduce import pool_windows, row_fields
 from .windows import is_checked, plan_windows
 
 WARPS = 2048  # wanted, to keep all of a device busy
 MAX_PARTS = 8  # of the windows, each with planes of its own
-GATHERED = 8  # channels of a thread, as in kernels.cu
+GATHERED, GATHER_THREADS = 8, 128  # of gather_means: channels of a thread, threads of a block
 PART_WINDOWS = 64  # at least
 
 
@@ -152,11 +152,12 @@ def _gather_means(
     alive, fields = map_fields(kept, maps)
     fields |= level_fields(levels, pyramid.size, rule) | row_fields([rows]) | _window_fields(windows)
     lanes = power_of_two(2 * int(maps.widths.max()) - 1, WARP)
-    chunk = int((-(-maps.widths // lanes) * -(-maps.heights * lanes // THREADS)).max())
+    chunk = int((-(-maps.widths // lanes) * -(-maps.heights * lanes // GATHER_THREADS)).max())
     align = "false" if options is None else "true"
     name = f"gather_means<{TYPES[maps.name]}, {align}>"
     blocks = maps.count * -(-maps.channels // GATHERED) * chunk
-    launch(name, blocks, {**fields, "lanes": lanes, "chunk": chunk, **(options or {})}, shared=4 * (THREADS + WARP))
+    fields |= {"lanes": lanes, "chunk": chunk, **(options or {})}
+    launch(name, blocks, fields, threads=GATHER_THREADS, shared=4 * (GATHER_THREADS + WARP))
     del alive
 
 

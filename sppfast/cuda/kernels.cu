@@ -73,11 +73,14 @@ const double VERY_FAR = 1267650600228229401496703205376.0;  // 2^100 cells
 const double MANY = 2147483648.0;  // samples, more than are ever looked at
 const unsigned FEW_SAMPLES = 8;  // are looked at without asking which lie in the map
 const unsigned EXACT = 4194304;  // 2^22: so many and a half are exact in float32
+const double ROUNDING = 2.4e-7;  // more than what arithmetic in float32 changes a number by
+const double TINY = 1e-6;  // cells: in less nothing is looked for
 const double SLACK = 3.0;  // samples, for the rounding of coordinates
 const double FLOAT_MAX = 3.4028234663852886e38, DOUBLE_MAX = 1.7976931348623157e308;
 const int THREADS = 256;
 const int WARP = 32;
 const int REACHES = 16;  // levels of which a block knows the bins that it has to do with
+const int GATHER_THREADS = 128;  // of a block of `gather_means`, which needs many registers
 const int GATHERED = 8;  // channels of a cell whose gradients a thread adds up
 const int FEW_CELLS = 4;  // for each thread that reduces a bin, at least
 const unsigned ALL = 0xffffffffu;
@@ -322,7 +325,7 @@ __device__ inline Span bins_with(const Axis& axis, int n, int cell) {
 }
 
 // More than what rounding moves a coordinate by, in cells.
-__device__ inline double rounding_error(double begin, double extent) { return (fabs(begin) + extent) * 2.4e-7; }
+__device__ inline double rounding_error(double begin, double extent) { return (fabs(begin) + extent) * ROUNDING; }
 
 // The samples of a bin along an axis for RoI align, computed in R; those before `first` and from `stop` lie outside.
 template <class R>
@@ -337,9 +340,9 @@ struct Samples {
         count = sampling ? (unsigned)sampling : (unsigned)ceil(larger(smaller((double)size, MANY), 0.0));
         first = 0;
         stop = count;
-        if (size > 0 && count > FEW_SAMPLES) {
-            double of_cell = (double)count / (double)size;
-            double slack = SLACK + of_cell * rounding_error(base, size);
+        if (size > TINY && count > FEW_SAMPLES) {
+            double of_cell = (float)count / (float)size;
+            double slack = SLACK + (double)count * ROUNDING + of_cell * rounding_error(base, size);
             first = (unsigned)clip((low - (double)base) * of_cell - slack, 0, MANY);
             stop = (unsigned)clip((high - (double)base) * of_cell + slack, 0, (double)count);
         }
@@ -979,23 +982,25 @@ struct CellWeights {
 // The same of means of samples.
 template <class R>
 struct SampleWeights {
-    double begin, extent, low, high;
+    R begin, extent;
     int side, sampling, n, cell;
     Span bins;
     __device__ inline SampleWeights(double begin_, double extent_, int n_, int cell_, int side_, int sampling_)
-        : begin(begin_), extent(extent_), side(side_), sampling(sampling_), n(n_), cell(cell_) {
-        low = cell == 0 ? -1.0 : (double)cell - 1;  // samples between these have a part in the cell
-        high = cell == side - 1 ? (double)side : (double)cell + 1;
+        : begin((R)begin_), extent((R)extent_), side(side_), sampling(sampling_), n(n_), cell(cell_) {
         bins = {0, n};
-        if (extent > 0) {
-            double of_cell = (double)n / extent, slack = 2 + of_cell * rounding_error(begin, extent);
-            double from = (low - begin) * of_cell - slack, to = (high - begin) * of_cell + slack;
+        if (extent > TINY) {
+            double of_cell = (float)n / (float)extent, slack = 2 + n * ROUNDING + of_cell * rounding_error(begin_, extent_);
+            double from = (low() - begin_) * of_cell - slack, to = (high() - begin_) * of_cell + slack;
             bins = {(int)clip(from, 0, (double)n), (int)clip(to, 0, (double)n)};
         }
     }
+    // Samples between these have a part in the cell.
+    __device__ inline double low() const { return cell == 0 ? -1.0 : (double)cell - 1; }
+    __device__ inline double high() const { return cell == side - 1 ? (double)side : (double)cell + 1; }
     __device__ inline double weight(int i) const {
-        Samples<R> samples(begin, extent, n, i, sampling, side, low, high);
+        Samples<R> samples(begin, extent, n, i, sampling, side, low(), high());
         double sum = 0;
+#pragma unroll 1
         for (unsigned k = samples.first; k < samples.stop; k++) {
             auto tap = samples.tap(k);
             if (tap.inside && tap.low == cell) sum += tap.low_weight;
@@ -1035,9 +1040,11 @@ __device__ inline void gather_window(const Call& call, const Map& map, const Win
         auto along = Weights::x(call, window, map, level.columns, x);
         i64 bins = level.rows * level.columns;
         const A* grad = (const A*)(call.values_at + row * call.values_step) + call.channels * level.first + channel * bins;
+#pragma unroll 1
         for (int i = down.bins.first; i < down.bins.stop; i++) {
             double by = down.weight(i);
             if (by == 0) continue;
+#pragma unroll 1
             for (int k = along.bins.first; k < along.bins.stop; k++) {
                 double weight = by * along.weight(k);
                 if (weight == 0) continue;
@@ -1059,11 +1066,11 @@ __device__ inline bool reaches(double begin, double extent, int side, Span cells
 }
 
 // List those of a block's next windows that may have a part in its cells, in their order; return how many.
-__device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 begin, Span rows, Span columns, int* list) {
-    int* counts = list + THREADS;
+__device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 begin, i64 stop, Span rows, Span columns, int* list) {
+    int* counts = list + GATHER_THREADS;
     int thread = (int)threadIdx.x, before = 0, found = 0;
     bool near = false;
-    if (begin + thread < call.windows) {
+    if (begin + thread < stop) {
         Window window = window_of(call, begin + thread);
         near = window.map == n && reaches(window.y, window.height, map.height, rows) &&
                reaches(window.x, window.width, map.width, columns);
@@ -1071,7 +1078,8 @@ __device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 
     unsigned all = __ballot_sync(ALL, near);
     if (thread % WARP == 0) counts[thread / WARP] = __popc(all);
     __syncthreads();
-    for (int warp = 0; warp < THREADS / WARP; warp++) {
+#pragma unroll 1
+    for (int warp = 0; warp < GATHER_THREADS / WARP; warp++) {
         if (warp < thread / WARP) before += counts[warp];
         found += counts[warp];
     }
@@ -1083,23 +1091,24 @@ __device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 
 // A block adds up the gradients of a rectangle of cells, `lanes` wide, in some channels; each thread those of a cell,
 // from all windows around it, in their order.
 template <class A, bool align>
-__global__ void __launch_bounds__(THREADS, 2) gather_means(const Call call) {
+__global__ void __launch_bounds__(GATHER_THREADS, 3) gather_means(const Call call) {
     DYNAMIC_SHARED(shared);
     int* list = (int*)shared;
     unsigned groups = (unsigned)ceil_divide(call.channels, (i64)GATHERED), block = blockIdx.x / (unsigned)call.chunk;
     i64 n = block / groups, channel = block % groups * GATHERED;
     int rectangle = (int)(blockIdx.x % (unsigned)call.chunk), count = (int)smaller((i64)GATHERED, call.channels - channel);
     Map map = map_of(call, n);
-    int wide = (int)call.lanes, tall = THREADS / wide, across = ceil_divide(map.width, wide);
+    int wide = (int)call.lanes, tall = GATHER_THREADS / wide, across = ceil_divide(map.width, wide);
     Span rows = {rectangle / across * tall, rectangle / across * tall + tall};
     Span columns = {rectangle % across * wide, rectangle % across * wide + wide};
     if (rows.first >= map.height) return;
     int y = rows.first + (int)threadIdx.x / wide, x = columns.first + (int)threadIdx.x % wide;
     bool inside = y < map.height && x < map.width;
     double sums[GATHERED] = {};
-    if (!call.windows_at && inside) gather_window<A, align>(call, map, window_of(call, n), n, channel, count, y, x, sums);
-    for (i64 begin = 0; call.windows_at && begin < call.windows; begin += THREADS) {
-        int found = list_windows(call, map, n, begin, rows, columns, list);
+    i64 stop = call.windows_at ? call.windows : n + 1;
+    for (i64 begin = call.windows_at ? 0 : n; begin < stop; begin += GATHER_THREADS) {
+        int found = list_windows(call, map, n, begin, stop, rows, columns, list);
+#pragma unroll 1
         for (int k = 0; inside && k < found; k++) {
             i64 row = begin + list[k];
             Window window = window_of(call, row);

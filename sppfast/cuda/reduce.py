@@ -38,7 +38,7 @@ PACK_WINDOWS = 8  # of each map: fewer are not worth bringing the maps into anot
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How whole maps are divided: channels of a block, cells of a tile and their bytes, tiles of a map, states of a tile."""
+    """How whole maps are divided: channels of a block, cells of a tile, shared memory, tiles of a map, their states."""
 
     group: int
     room: int
@@ -91,27 +91,25 @@ def _tile_maps(maps: Maps, pyramid: Pyramid) -> Tiling:
     if group * (cells + 1) * size + PAD_BYTES <= SHARED_BYTES:
         return Tiling(group, cells, group * (cells + 1) * size + PAD_BYTES, 1, None)
     room = TILE_BYTES // (group * size)
-    cut = np.array([_cut(*sides, room) for sides in set(zip(maps.heights.tolist(), maps.widths.tolist(), strict=True))])
-    heights, rows, widths, columns = cut.T
-    tiles = int((-(-heights // rows) * -(-widths // columns)).max())
-    slots = tuple(
-        tuple(
-            max(_count_bins(length, step, n, pyramid.bins) for length, step in set(zip(*axis, strict=True)))
-            for n, axis in zip(level, ((heights.tolist(), rows.tolist()), (widths.tolist(), columns.tolist())), strict=True)
-        )
-        for level in pyramid.levels
-    )
+    sizes = set(zip(maps.heights.tolist(), maps.widths.tolist(), strict=True))
+    steps = [_cut(height, width, room) for height, width in sizes]
+    tiles = max(-(-h // rows) * -(-w // columns) for (h, w), (rows, columns) in zip(sizes, steps, strict=True))
+
+    def count(axis: int, n: int) -> int:
+        return max(_count_bins(own[axis], step[axis], n, pyramid.bins) for own, step in zip(sizes, steps, strict=True))
+
+    slots = tuple((count(0, rows), count(1, columns)) for rows, columns in pyramid.levels)
     return Tiling(group, room, group * (room + 1) * size + PAD_BYTES, tiles, slots)
 
 
 _tile_batch = lru_cache(maxsize=256)(_tile_maps)  # a batch's description is kept, see `take_maps`
 
 
-def _cut(height: int, width: int, room: int) -> tuple[int, int, int, int]:
-    """Cut a map into tiles as kernels.cu does: height, rows of a tile, width, columns of a tile."""
+def _cut(height: int, width: int, room: int) -> tuple[int, int]:
+    """Cut a map into tiles as kernels.cu does: the rows and the columns of one."""
     columns = min(width, room)
     rows = min(room // columns, height)
-    return height, -(-height // -(-height // rows)), width, -(-width // -(-width // columns))
+    return -(-height // -(-height // rows)), -(-width // -(-width // columns))
 
 
 @lru_cache(maxsize=1024)

@@ -168,14 +168,16 @@ def from_dlpack(value):
 
 def _library():
     names = [kernel for name in TYPES for kernel in instances(name)]
-    table = ",\n".join(f'{{"{name}", (const void*)&{name}, [](const void* call) {{ {name}(*(const Call*)call); }}}}' for name in names)
+    run = "[](const void* call) {{ {0}(*(const Call*)call); }}"
+    table = ",\n".join(f'{{"{name}", (const void*)&{name}, {run.format(name)}}}' for name in names)
     source = f"""
         #include "kernels.cu"
         struct Entry {{ const char* name; const void* at; void (*run)(const void*); }};
         static const Entry entries[] = {{ {table} }};
         extern "C" int64_t call_size() {{ return sizeof(Call); }}
         extern "C" int run(
-            const char* name, const void* at, const void* call, unsigned blocks, unsigned threads, size_t shared, unsigned seed) {{
+            const char* name, const void* at, const void* call, unsigned blocks, unsigned threads, size_t shared,
+            unsigned seed) {{
             for (const Entry& entry : entries)
                 if (name ? !std::strcmp(entry.name, name) : at == entry.at) {{
                     emulation::run_grid(entry.run, call, blocks, threads, shared, seed);

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-ARCHITECTURE = (9, 0)
 MAJOR, MINOR = 75, 76  # attributes of a device
 C_TYPES = {
     "PyObject *": ctypes.py_object,
@@ -48,7 +47,7 @@ class Driver:
         return nothing | {
             "getDevice": lambda: 0,
             "getDeviceCount": lambda: 1,
-            "deviceGetAttribute": lambda which, device: dict(zip((MAJOR, MINOR), ARCHITECTURE, strict=True)).get(which, 0),
+            "deviceGetAttribute": lambda which, device: {MAJOR: 9, MINOR: 0}.get(which, 0),
             "driverGetVersion": lambda: 13000,
             "memGetInfo": lambda: (2**34, 2**34),
             "pointerGetMemoryType": lambda at: 0,
@@ -90,7 +89,7 @@ class Driver:
 
     def launch(self, function, *arguments):
         name, source = self.functions[function - 1]
-        grid, block, (shared, stream, parameters, _) = arguments[:3], arguments[3:6], arguments[6:]
+        grid, block, (shared, _, parameters, _) = arguments[:3], arguments[3:6], arguments[6:]
         assert grid[1:] == block[1:] == (1, 1)
         pointers = ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))
         if name.startswith("cupy_copy__"):
@@ -98,7 +97,7 @@ class Driver:
         elif name == "cupy_sum":
             total(source, pointers)
         elif name.startswith("cupy_"):
-            print("A kernel of CuPy that is not pretended:", name, re.findall(r"extern .*?\{", source, re.DOTALL), flush=True)
+            print("not pretended:", name, re.findall(r"extern .*?\{", source, re.DOTALL), flush=True)
         else:
             self.launched.append(name)
             self.emulated(name, pointers[0], grid[0], block[0], shared)
@@ -109,7 +108,7 @@ def copy(name, source, pointers):
     kinds = [np.dtype(kind) for kind in name.removeprefix("cupy_copy__").split("_")]
     (signature,) = re.findall(rf"{name}\((.*?)\) \{{", source, re.DOTALL)
     parameters = re.findall(r"(\S.*?) _raw_", signature)
-    arrays = [view(kind, text, pointer) for kind, text, pointer in zip(kinds, parameters, pointers)]
+    arrays = [view(kind, text, pointer) for kind, text, pointer in zip(kinds, parameters, pointers, strict=False)]
     arrays[1][...] = arrays[0]
 
 
@@ -148,9 +147,9 @@ def replace(module, functions):
         types = [kind for kind in arguments.split(", ") if kind != "void"]
         own = [kind for kind in types if "__pyx" not in kind]
 
-        def call(*args, function=function, count=len(own)):
+        def call(*args, function=function, own=own):
             try:
-                return function(*args[:count])
+                return function(*args[: len(own)])
             except Exception:  # would not come through to CuPy
                 traceback.print_exc()
                 os._exit(3)
@@ -173,13 +172,15 @@ def pretend():
 
     replace(driver, own.driver())
     import cupy
-
     from cupy.cuda import compiler
-    original = compiler._compile_with_cache_cuda
-    def compile(source, *args, **options):
+
+    compile_with_cache = compiler._compile_with_cache_cuda
+
+    def compile_noted(source, *args, **options):
         own.sources.append(source)
-        return original(source, *args, **options)
-    compiler._compile_with_cache_cuda = compile
+        return compile_with_cache(source, *args, **options)
+
+    compiler._compile_with_cache_cuda = compile_noted
     return cupy, own
 
 
