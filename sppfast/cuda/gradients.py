@@ -177,19 +177,19 @@ def _scatter_maxima(
     if parts > 1:
         partial = cupy.empty((parts, *kept.shape), kept.dtype)
         kept, maps = take_maps(partial[0], "NCHW", cupy)
-    levels, status = level_tables(pyramid, False), cupy.zeros(1, dtype=np.int64)
+    levels, status = level_tables(pyramid, False), cupy.zeros(1, dtype=np.int64) if checked else None
     alive, fields = map_fields(kept, maps)
     fields |= level_fields(levels, pyramid.size, "adaptive") | row_fields([rows, places]) | _window_fields(windows)
     if weights is not None:
         fields |= {"weights_at": weights.data.ptr, "weights_step": weights.strides[0]}
     plane = maps.largest * maps.dtype.itemsize
     shared = plane if plane <= SHARED_BYTES else 0
-    fields |= {"status_at": status.data.ptr, "parts": parts, "shared_planes": int(shared > 0)}
+    fields |= {"status_at": 0 if status is None else status.data.ptr, "parts": parts, "shared_planes": int(shared > 0)}
     fields["part_step"] = 0 if partial is None else partial.strides[0]
     name = f"scatter_maxima<{TYPES[maps.name]}>"
     launch(name, maps.count * maps.channels * parts, fields, threads=WARP, shared=shared)
     del alive
-    if checked and int(status[0]):
+    if status is not None and int(status[0]):
         raise ValueError(f"indices[{int(status[0]) - 1}]: not all lie in the map, or are -1")
     if partial is not None:
         cupy.sum(partial, axis=0, out=targets.arrays[0])

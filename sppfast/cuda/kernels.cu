@@ -447,7 +447,7 @@ __global__ void plan_windows(const Call call) {
     Window* window = (Window*)call.windows_at + r;
     window->map = -1;
     if (!is_window(call, roi, n)) {
-        *(i64*)call.status_at = 1;
+        if (call.status_at) *(i64*)call.status_at = 1;
         return;
     }
     Map map = map_of(call, (i64)n);
@@ -929,7 +929,7 @@ __device__ inline void scatter_row(const Call& call, A* plane, i64 cells, i64 ro
             value = ((const A*)(call.values_at + row * call.values_step))[item];
             if (call.weights_at) value *= ((const A*)(call.weights_at + row * call.weights_step))[item];
             if (cell >= cells || cell < -1) {
-                *(i64*)call.status_at = row + 1;
+                if (call.status_at) *(i64*)call.status_at = row + 1;
                 cell = -1;
             }
         }

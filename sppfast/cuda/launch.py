@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
+from struct import Struct
 from typing import Any, TypeAlias
 
 import cupy
@@ -50,18 +50,17 @@ FIELDS = (
     *("packed_at", "firsts_at", "pitch"),
     *("group", "chunk", "lanes", "parts", "part_step", "shared_planes", "room", "tiles", "states_at", "slots"),
 )
-CALL = np.dtype([(name, np.float64 if name in ("stride", "offset") else np.int64) for name in FIELDS])
+ZEROS = dict.fromkeys(FIELDS, 0)
+CALL = Struct("".join("d" if name in ("stride", "offset") else "q" for name in FIELDS))
 Slots: TypeAlias = tuple[tuple[int, int], ...]
 RULES = ("adaptive", "sliding", "caffe", "fast_rcnn")
 
 
-def launch(kernel: str, blocks: int, fields: Mapping[str, Any], threads: int = THREADS, shared: int = 0) -> None:
+def launch(kernel: str, blocks: int, fields: dict[str, Any], threads: int = THREADS, shared: int = 0) -> None:
     """Run a kernel on the current device and stream; `shared` is bytes of shared memory for each block."""
     if not blocks:
         return
-    call = np.zeros((), CALL)
-    for name, value in fields.items():
-        call[name] = value
+    call = np.void(CALL.pack(*(ZEROS | fields).values()))  # by value, of a type that CuPy takes without looking into it
     _function(kernel, cupy.cuda.runtime.getDevice())((blocks,), (threads,), (call,), shared_mem=shared)
 
 

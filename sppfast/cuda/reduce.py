@@ -172,18 +172,24 @@ def pool_windows(
 def _has_vectors(kept: Any, maps: Maps, vector: int) -> bool:
     """Whether the channels of all cells lie together and can be loaded as whole vectors."""
     size = vector * maps.dtype.itemsize
-    steps = [*maps.table[:, 4:].ravel().tolist(), maps.batch_step]
-    addresses = maps.table[:, 0].tolist() if maps.ragged else [kept.data.ptr]
-    together = bool((maps.table[:, 3] == maps.dtype.itemsize).all()) and maps.channels % vector == 0
-    return together and all(value % size == 0 for value in (*steps, *addresses))
+    if maps.ragged:
+        return _steps_in_vectors(maps, vector) and not (maps.table[:, 0] % size).any()
+    return kept.data.ptr % size == 0 and _batch_steps_in_vectors(maps, vector)
+
+
+def _steps_in_vectors(maps: Maps, vector: int) -> bool:
+    size = vector * maps.dtype.itemsize
+    together = (maps.table[:, 3] == maps.dtype.itemsize).all() and maps.channels % vector == 0
+    return bool(together and not (maps.table[:, 4:] % size).any() and maps.batch_step % size == 0)
+
+
+_batch_steps_in_vectors = lru_cache(maxsize=256)(_steps_in_vectors)
 
 
 def _pack(kept: Any, maps: Maps, vector: int) -> tuple[Any, Maps]:
     """Bring maps into the layout (cell, channel), with whole vectors of channels."""
     pitch = -(-maps.channels // vector) * vector
-    cells = maps.heights * maps.widths
-    firsts = np.cumsum(cells) - cells
-    total = int(cells.sum()) * (1 if maps.ragged else maps.count)
+    layout, firsts, total = (_lay_out if maps.ragged else _lay_out_batch)(maps, pitch)
     packed = cupy.empty((total, pitch), maps.dtype)
     alive, fields = map_fields(kept, maps)
     chunk = -(-maps.largest // WARP)
@@ -191,20 +197,26 @@ def _pack(kept: Any, maps: Maps, vector: int) -> tuple[Any, Maps]:
     if maps.ragged:
         uploaded = cupy.asarray(firsts)
         fields["firsts_at"] = uploaded.data.ptr
+        layout.table[:, 0] += packed.data.ptr
     blocks = maps.count * chunk * -(-maps.channels // WARP)
     name = f"pack_maps<{TYPES[maps.name]}>"
     launch(name, blocks, fields, shared=WARP * (WARP + 1) * maps.dtype.itemsize)
     del alive
-    return packed, _packed_maps(packed, maps, firsts, pitch)
+    return packed, layout
 
 
-def _packed_maps(packed: Any, maps: Maps, firsts: Any, pitch: int) -> Maps:
-    """Describe maps in their new layout."""
-    size = maps.dtype.itemsize
+def _lay_out(maps: Maps, pitch: int) -> tuple[Maps, Any, int]:
+    """Describe maps in another layout, from address 0 on: also the first cell of each, and all cells."""
+    size, cells = maps.dtype.itemsize, maps.heights * maps.widths
+    firsts = np.cumsum(cells) - cells
     table = maps.table.copy()
-    table[:, 0] = packed.data.ptr + firsts * pitch * size if maps.ragged else 0
+    table[:, 0] = firsts * pitch * size
     table[:, 3] = size
     table[:, 4] = maps.widths * pitch * size
     table[:, 5] = pitch * size
     step = 0 if maps.ragged else maps.largest * pitch * size
-    return replace(maps, table=table, batch_step=step, address=table.ctypes.data)
+    total = int(cells.sum()) * (1 if maps.ragged else maps.count)
+    return replace(maps, table=table, batch_step=step, address=table.ctypes.data), firsts, total
+
+
+_lay_out_batch = lru_cache(maxsize=256)(_lay_out)

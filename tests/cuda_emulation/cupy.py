@@ -215,7 +215,7 @@ class RawModule:
         run = RawModule.library.run
 
         def call(grid, block, args, shared_mem=0):
-            (fields,) = args
+            (fields,) = map(np.asarray, args)
             assert fields.nbytes == RawModule.library.call_size()
             assert 1 <= grid[0] < 2**31 and 1 <= block[0] <= 1024 and shared_mem <= 48 * 1024
             launched.append(name)
