@@ -15,7 +15,17 @@ from ..pooling import INDEX_DTYPE, check_aligned, check_ratio, check_workers, re
 from ..pyramid import Pyramid, one_of
 from ..windows import ROUNDINGS
 from . import operators
-from .launch import SHARED_BYTES, TYPES, WARP, launch, level_fields, level_tables, map_fields, power_of_two
+from .launch import (
+    SHARED_BYTES,
+    TYPES,
+    VECTOR_BYTES,
+    WARP,
+    launch,
+    level_fields,
+    level_tables,
+    map_fields,
+    power_of_two,
+)
 from .reduce import pool_windows, row_fields
 from .windows import is_checked, plan_windows
 
@@ -183,7 +193,7 @@ def _scatter_maxima(
     if weights is not None:
         fields |= {"weights_at": weights.data.ptr, "weights_step": weights.strides[0]}
     plane = maps.largest * maps.dtype.itemsize
-    shared = plane if plane <= SHARED_BYTES else 0
+    shared = plane + VECTOR_BYTES if plane + VECTOR_BYTES <= SHARED_BYTES else 0
     fields |= {"status_at": 0 if status is None else status.data.ptr, "parts": parts, "shared_planes": int(shared > 0)}
     fields["part_step"] = 0 if partial is None else partial.strides[0]
     name = f"scatter_maxima<{TYPES[maps.name]}>"

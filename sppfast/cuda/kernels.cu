@@ -951,7 +951,7 @@ __global__ void __launch_bounds__(WARP) scatter_maxima(const Call call) {
     Map map = map_of(call, n);
     cells = map.cells();
     A* target = (A*)(map.at + part * call.part_step + channel * map.channel_step);
-    A* plane = call.shared_planes ? (A*)shared : target;
+    A* plane = call.shared_planes ? (A*)(shared + ((i64)target & 15)) : target;
     for (i64 k = threadIdx.x; k < cells; k += WARP) plane[k] = 0;
     __syncwarp();
     if (call.windows_at) {
@@ -961,8 +961,8 @@ __global__ void __launch_bounds__(WARP) scatter_maxima(const Call call) {
     } else {
         scatter_row(call, plane, cells, n, channel);
     }
-    if (call.shared_planes)
-        for (i64 k = threadIdx.x; k < cells; k += WARP) target[k] = plane[k];
+    __syncwarp();
+    if (call.shared_planes) copy_span((char*)target, (const char*)plane, cells * sizeof(A), sizeof(A));
 }
 
 // Weights of the bins along one axis for a cell: of means of cells.
