@@ -45,6 +45,9 @@ class Device:
     def __exit__(self, *error):
         pass
 
+    def synchronize(self):
+        pass
+
 
 class Memory(SimpleNamespace):
     """A pointer, and what owns the memory."""
