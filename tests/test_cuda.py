@@ -147,6 +147,21 @@ def test_launches(cupy, to, rng):
         assert [name.partition("<")[0] for name in cupy.launched] == want
 
 
+def test_kernels_are_kept_for_each_device(cupy, to, back, rng, monkeypatch):
+    if hasattr(cupy, "is_available"):
+        pytest.skip("devices are counted where they are emulated")
+    from sppfast.cuda import launch
+
+    made, module, x = [], cupy.RawModule, make(rng, (1, 2, 6, 5))
+    monkeypatch.setattr(cupy, "RawModule", lambda **options: made.append(options) or module(**options))
+    launch._function.cache_clear()
+    for device in (0, 1, 0, 1):
+        monkeypatch.setattr(cupy.cuda.runtime, "getDevice", lambda device=device: device)
+        assert_equal(back(sppfast.pool(to(x))), sppfast.pool(x))
+    assert len(made) == 2
+    launch._function.cache_clear()
+
+
 def test_pool_of_many_channels_and_maps(check, rng):
     for channels in (1, 3, 31, 32, 33, 100):
         x = make(rng, (6, channels, 5, 4), "float32", "spread")

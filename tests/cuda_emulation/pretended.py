@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -18,6 +19,10 @@ import numpy as np
 
 HERE = Path(__file__).parent
 MAJOR, MINOR = 75, 76  # attributes of a device
+TYPES = {  # of kernels, by how names have them
+    **{"a": "signed char", "h": "unsigned char", "s": "short", "t": "unsigned short", "i": "int", "j": "unsigned"},
+    **{"x": "i64", "y": "unsigned long long", "4Half": "Half", "6BFloat": "BFloat", "f": "float", "d": "double"},
+}
 C_TYPES = {
     "PyObject *": ctypes.py_object,
     "int": ctypes.c_int,
@@ -185,18 +190,19 @@ def pretend():
 
 
 def main():
-    os.environ.setdefault("CUPY_CACHE_DIR", "/tmp/cupyreal/cache")
+    """Run the GPU tests, or those of the arguments."""
+    os.environ.setdefault("CUPY_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"sppfast-emulation-{os.getuid()}"))
     sys.path[0] = str(HERE.parent)  # not this folder, which has a cupy, too
     cupy, driver = pretend()
     from cuda_emulation import fixture
 
     emulated = fixture._load_emulated()
     sys.modules["cupy"] = cupy
-    library = emulated._library()
 
     def run(name, call, blocks, threads, shared):
-        at = ctypes.cast(getattr(library, name), ctypes.c_void_p)
-        missing = library.run(None, at, ctypes.c_void_p(call), blocks, threads, ctypes.c_size_t(shared), 0)
+        kernels = emulated.library(TYPES[re.match(r"_Z\d+[a-z_]+I(\d[A-Za-z]+|[a-z])", name)[1]])
+        at = ctypes.cast(getattr(kernels, name), ctypes.c_void_p)
+        missing = kernels.run(None, at, ctypes.c_void_p(call), blocks, threads, ctypes.c_size_t(shared), 0)
         assert not missing, name
 
     driver.emulated = run
