@@ -581,7 +581,8 @@ __device__ inline int team_for(int bins, int cells) {
 
 // Reduce cells of a plane in shared memory: those that thread `lane` of `team` has.
 template <class T, class State>
-__device__ inline State reduce_cells(const T* plane, int pitch, Span rows, Span columns, int width, Span all_rows, Span all_columns, int lane, int team) {
+__device__ inline State reduce_cells(const T* plane, int pitch, Span rows, Span columns, int width, Span all_rows,
+                                     Span all_columns, int lane, int team) {
     State state;
     int wide = columns.size(), size = rows.size() * wide, row = rows.first, column = columns.first + lane;
     const T* own = plane - all_rows.first * pitch - all_columns.first;
@@ -652,17 +653,19 @@ __global__ void __launch_bounds__(THREADS, 3) pool_tiles(const Call call) {
             State state;
             i64 size = 1;
             if (level.finer < 0) {
-                Span own_rows = cut(bin_span(y, level.rows, row), rows), own_columns = cut(bin_span(x, level.columns, column), columns);
+                Span own_rows = cut(bin_span(y, level.rows, row), rows);
+                Span own_columns = cut(bin_span(x, level.columns, column), columns);
                 size = (i64)own_rows.size() * own_columns.size();
                 const T* plane = cells.at + item / bins * cells.plane;
-                state = reduce_cells<T, State>(plane, cells.row, own_rows, own_columns, map.width, rows, columns, (int)(t % team), team);
+                state = reduce_cells<T, State>(plane, cells.row, own_rows, own_columns, map.width, rows, columns,
+                                               (int)(t % team), team);
                 merge_team(state, states, team);
             } else if constexpr (mode != AVG) {
                 const Level& finer = level_of(call, level.finer);
                 Reach fine = reaches[level.finer];
                 fine.down = cut({row * level.tall, (row + 1) * level.tall}, fine.down);
                 fine.along = cut({column * level.wide, (column + 1) * level.wide}, fine.along);
-#pragma unroll 1
+#pragma unroll 1  // they are few, and registers are scarce
                 for (int i = fine.down.first; i < fine.down.stop; i++)
 #pragma unroll 1
                     for (int k = fine.along.first; k < fine.along.stop; k++) state.merge(sink.get(finer, i, k));
@@ -697,7 +700,8 @@ __global__ void __launch_bounds__(THREADS) merge_tiles(const Call call) {
     }
     merge_team(state, (State*)0, WARP);
     i64 item = call.channels * level.first + plane % call.channels * (level.rows * level.columns) + bin;
-    if (lane == 0) write_bin<Out, mode>(call, plane / call.channels, item, state.template result<Out>(size), state.place());
+    if (lane == 0)
+        write_bin<Out, mode>(call, plane / call.channels, item, state.template result<Out>(size), state.place());
 }
 
 // ---- windows: their bins, pooled or sampled --------------------------------------------------------------------------
@@ -849,8 +853,8 @@ template <class Out, int mode> struct Derive<Out, mode, true> {
 };
 
 // A block reduces `chunk` bins of `group` channels of a window: `lanes` threads side by side, each for `size` channels,
-// of which more than one lie together as a vector; the other threads of the block have other bins. The results go by way of
-// shared memory, so that they are written in their order.
+// of which more than one lie together as a vector; the other threads of the block have other bins. The results go by
+// way of shared memory, so that they are written in their order.
 template <class T, int mode, int size>
 __global__ void __launch_bounds__(THREADS, 2) pool_windows(const Call call) {
     typedef typename Reduction<T, mode>::State State;
@@ -989,7 +993,8 @@ struct SampleWeights {
         : begin((R)begin_), extent((R)extent_), side(side_), sampling(sampling_), n(n_), cell(cell_) {
         bins = {0, n};
         if (extent > TINY) {
-            double of_cell = (float)n / (float)extent, slack = 2 + n * ROUNDING + of_cell * rounding_error(begin_, extent_);
+            double of_cell = (float)n / (float)extent;
+            double slack = 2 + n * ROUNDING + of_cell * rounding_error(begin_, extent_);
             double from = (low() - begin_) * of_cell - slack, to = (high() - begin_) * of_cell + slack;
             bins = {(int)clip(from, 0, (double)n), (int)clip(to, 0, (double)n)};
         }
@@ -1031,7 +1036,8 @@ template <class A> struct WeightsOf<A, true> {
 
 // Add what the means of one window give to a cell, in `count` channels.
 template <class A, bool align>
-__device__ inline void gather_window(const Call& call, const Map& map, const Window& window, i64 row, i64 channel, int count, int y, int x, double* sums) {
+__device__ inline void gather_window(const Call& call, const Map& map, const Window& window, i64 row, i64 channel,
+                                     int count, int y, int x, double* sums) {
     typedef WeightsOf<A, align> Weights;
     for (int l = 0; l < call.levels; l++) {
         const Level& level = level_of(call, l);
@@ -1066,7 +1072,8 @@ __device__ inline bool reaches(double begin, double extent, int side, Span cells
 }
 
 // List those of a block's next windows that may have a part in its cells, in their order; return how many.
-__device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 begin, i64 stop, Span rows, Span columns, int* list) {
+__device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 begin, i64 stop, Span rows,
+                                   Span columns, int* list) {
     int* counts = list + GATHER_THREADS;
     int thread = (int)threadIdx.x, before = 0, found = 0;
     bool near = false;
@@ -1112,7 +1119,8 @@ __global__ void __launch_bounds__(GATHER_THREADS, 3) gather_means(const Call cal
         for (int k = 0; inside && k < found; k++) {
             i64 row = begin + list[k];
             Window window = window_of(call, row);
-            if (reaches(window.y, window.height, map.height, {y, y + 1}) && reaches(window.x, window.width, map.width, {x, x + 1}))
+            if (reaches(window.y, window.height, map.height, {y, y + 1}) &&
+                reaches(window.x, window.width, map.width, {x, x + 1}))
                 gather_window<A, align>(call, map, window, row, channel, count, y, x, sums);
         }
         __syncthreads();  // before the next list

@@ -29,7 +29,7 @@ from .launch import (
 
 TILE_BYTES = 16 * 1024  # of shared memory: several blocks run side by side
 LINE_BYTES = 64  # of memory, read at once where the channels lie together
-PAD_BYTES = 1024  # of shared memory, before a tile
+PAD_BYTES = 512  # of shared memory, before a tile
 UNION_LEVELS = 16  # of which some may be made from others: REACHES of kernels.cu
 BLOCKS = 512  # wanted, to keep all of a device busy
 MOST_ITEMS = 2**20  # bins of all channels of a block
