@@ -677,7 +677,7 @@ __global__ void __launch_bounds__(THREADS, 3) pool_tiles(const Call call) {
 
 // A warp merges the states of a bin's tiles.
 template <class T, int mode>
-__global__ void __launch_bounds__(THREADS) merge_tiles(const Call call) {
+__global__ void __launch_bounds__(THREADS, 4) merge_tiles(const Call call) {
     typedef typename Reduction<T, mode>::State State;
     typedef typename Reduction<T, mode>::Out Out;
     i64 own = (i64)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, plane = own / call.bins;
