@@ -72,12 +72,17 @@ def main():
 
 
 def run(root):
-    """Run the tests on a copy; return the first that fails."""
-    tests = [root / "tests" / "test_cuda.py", root / "tests" / "test_cuda_sanitized.py"]
-    for test in tests:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu", str(test)]
+    """Run the tests on a copy, those first that notice most; return the first that fails."""
+    for file, only in (
+        ("test_cuda.py", "float32 or tiles or many or levels"),
+        ("test_cuda_sanitized.py", "tsan"),
+        ("test_cuda.py", ""),
+        ("test_cuda_sanitized.py", "asan"),
+    ):
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu", "-k", only]
         environment = os.environ | {"PYTHONPATH": str(root)}
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+        test = str(root / "tests" / file)
+        done = subprocess.run([*command, test], cwd=root, env=environment, capture_output=True, text=True)
         if done.returncode:
             lines = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
             return lines[0].split("::")[1].split(" ")[0] if lines else "a crash"
