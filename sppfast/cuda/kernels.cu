@@ -1090,6 +1090,7 @@ __device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 
         if (warp < thread / WARP) before += counts[warp];
         found += counts[warp];
     }
+    // All threads are done with the list before, or they had not come to the barrier above.
     if (near) list[before + __popc(all & ((1u << thread % WARP) - 1))] = thread;
     __syncthreads();
     return found;
@@ -1123,7 +1124,6 @@ __global__ void __launch_bounds__(GATHER_THREADS, 3) gather_means(const Call cal
                 reaches(window.x, window.width, map.width, {x, x + 1}))
                 gather_window<A, align>(call, map, window, row, channel, count, y, x, sums);
         }
-        __syncthreads();  // before the next list
     }
 #pragma unroll
     for (int c = 0; c < GATHERED; c++)

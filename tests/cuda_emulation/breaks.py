@@ -30,7 +30,6 @@ BREAKS = {
     "a barrier that not all threads reach": ("            if (t % team == 0 && t <", "            if (threadIdx.x % 2) __syncthreads();\n            if (t % team == 0 && t <"),
     "no barrier after the warps count windows": ("counts[thread / WARP] = __popc(all);\n    __syncthreads();", "counts[thread / WARP] = __popc(all);"),
     "no barrier after windows are listed": ("= thread;\n    __syncthreads();\n    return found;", "= thread;\n    return found;"),
-    "no barrier before the next list": ("        __syncthreads();  // before the next list\n", ""),
     "windows of the warps before are overwritten": ("if (warp < thread / WARP) before +=", "if (warp + 1 < thread / WARP) before +="),
     "windows are looked for too near": ("double slack = 2 + rounding_error(begin, extent);", "double slack = -1;"),
     "one step of the shuffle is left out": ("for (int mask = smaller(team, WARP) / 2; mask; mask /= 2)", "for (int mask = smaller(team, WARP) / 2; mask > 1; mask /= 2)"),
