@@ -272,7 +272,7 @@ def _take_rows(
     length = pyramid.output_length(maps.channels)
     shape = (length,) if single else (count, length)
     if isinstance(value, tuple | list):
-        parts = [xp.asarray(part) for part in value]
+        parts = [_as_array(f"{name}[{i}]", part, xp) for i, part in enumerate(value)]
         rows = xp.empty(shape, parts[0].dtype if parts else maps.dtype)
         views = pyramid.split(rows, maps.channels, layout)
         if len(parts) != len(views):
@@ -287,6 +287,13 @@ def _take_rows(
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {value.shape}")
     return value.reshape(count, length)
+
+
+def _as_array(name: str, value: Any, xp: ModuleType) -> Any:
+    try:
+        return xp.asarray(value)
+    except (RuntimeError, TypeError) as error:  # on another device, for instance
+        raise TypeError(f"{name}: cannot be taken as a {xp.__name__} array: {error}") from error
 
 
 def take_grad(

@@ -106,6 +106,62 @@ def test_pool_of_maps_larger_than_shared_memory(dtype, layout, check, rng):
     check("pool", x, (5, (1, 60)), layout=layout, mode="avg")
 
 
+@pytest.mark.parametrize("bins", BINS)
+def test_pool_of_maps_in_tiles(bins, check, rng):
+    """Large maps are cut into tiles: of rows, of parts of rows, of channels that lie together, of maps that differ."""
+    many = tuple((n, 1) for n in range(1, 40))
+    for shape, layout, levels in (
+        ((1, 1, 130, 110), "NCHW", many),
+        ((1, 2, 3, 13000), "NCHW", (4, (2, 700), 1)),
+        ((1, 1, 13000, 1), "NCHW", (7, (500, 2))),
+        ((1, 40, 29, 35), "NHWC", (6, 3, 2, 1)),
+        ((2, 3, 71, 73), "NHWC", ((71, 73), 5, 1)),
+    ):
+        x = make_map(rng, shape, "float32", "special", layout)
+        check("pool", x, levels, bins=bins, layout=layout, return_indices=True)
+        check("pool", make_map(rng, shape, "float32", "spread", layout), levels, bins=bins, layout=layout, mode="avg")
+    ragged = [make(rng, (2, *size), "float32", "special") for size in ((3, 4), (150, 100), (20, 6000), (1, 1))]
+    check("pool", ragged, (6, 3, (2, 1)), bins=bins, return_indices=True)
+    check("pool", make(rng, (1, 2, 130, 230), "float32", "special")[:, :, ::-1, ::2], (4, 2), bins=bins)
+
+
+def test_launches(cupy, to, rng):
+    """One for whole maps that fit into shared memory, two for others; no more for windows than docs/cuda.md says."""
+    if hasattr(cupy, "is_available"):
+        pytest.skip("launches are counted where they are emulated")
+    rois = np.column_stack([np.zeros(20), rois_for(rng, 20, (13, 13), "sppnet")])
+    small, large = to(make(rng, (1, 8, 13, 13))), to(make(rng, (1, 2, 120, 120)))
+    nhwc = to(np.ascontiguousarray(np.moveaxis(make(rng, (1, 8, 13, 13)), 1, -1)))
+    grad = to(np.ones((20, 8 * 4), np.float32))
+    for call, want in (
+        (lambda: sppfast.pool(small), ["pool_tiles"]),
+        (lambda: sppfast.pool(large), ["pool_tiles", "merge_tiles"]),
+        (lambda: sppfast.roi_pool(small, to(rois)), ["plan_windows", "pack_maps", "pool_windows"]),
+        (lambda: sppfast.roi_align(nhwc, to(rois), layout="NHWC"), ["plan_windows", "pool_windows"]),
+        (lambda: sppfast.roi_pool(small, to(rois[:3])), ["plan_windows", "pool_windows"]),
+        (lambda: sppfast.pool_backward(to(np.ones((1, 8 * 21), np.float32)), small, mode="avg"), ["gather_means"]),
+        (lambda: sppfast.roi_align_backward(grad, small, to(rois), 2), ["plan_windows", "gather_means"]),
+    ):
+        cupy.launched.clear()
+        call()
+        assert [name.partition("<")[0] for name in cupy.launched] == want
+
+
+def test_kernels_are_kept_for_each_device(cupy, to, back, rng, monkeypatch):
+    if hasattr(cupy, "is_available"):
+        pytest.skip("devices are counted where they are emulated")
+    from sppfast.cuda import launch
+
+    made, module, x = [], cupy.RawModule, make(rng, (1, 2, 6, 5))
+    monkeypatch.setattr(cupy, "RawModule", lambda **options: made.append(options) or module(**options))
+    launch._function.cache_clear()
+    for device in (0, 1, 0, 1):
+        monkeypatch.setattr(cupy.cuda.runtime, "getDevice", lambda device=device: device)
+        assert_equal(back(sppfast.pool(to(x))), sppfast.pool(x))
+    assert len(made) == 2
+    launch._function.cache_clear()
+
+
 def test_pool_of_many_channels_and_maps(check, rng):
     for channels in (1, 3, 31, 32, 33, 100):
         x = make(rng, (6, channels, 5, 4), "float32", "spread")
@@ -340,6 +396,21 @@ def test_gradients_are_those_of_the_cpu(dtype, mode, layout, to, back, rng):
         np.testing.assert_allclose(back(got).astype(float), want.astype(float), tolerance, tolerance)
         again = backward(to(grad), to(x), *map(to, args), (3, (1, 2)), **{k: to(v) for k, v in options.items()})
         assert_equal(back(again), back(got))
+
+
+@pytest.mark.parametrize("name", ["roi_pool", "roi_align"])
+def test_gradients_of_means_of_many_windows(name, to, back, rng):
+    """More windows than a block lists at once, on more cells and channels than it has."""
+    x = make(rng, (2, 11, 23, 45), "float32", "spread")
+    rois, index = rois_for(rng, 300, (23, 45), "sppnet"), rng.integers(0, 2, 300)
+    options = {"mode": "avg", "batch_index": index}
+    grad = make(rng, (300, 11 * 10), "float32", "spread")
+    want = getattr(sppfast, f"{name}_backward")(grad, x, rois, (3, 1), **options)
+    device = {"mode": "avg", "batch_index": to(index)}
+    got = back(getattr(sppfast, f"{name}_backward")(to(grad), to(x), to(rois), (3, 1), **device))
+    np.testing.assert_allclose(got, want, 2e-5, 2e-5)
+    again = back(getattr(sppfast, f"{name}_backward")(to(grad), to(x), to(rois), (3, 1), **device))
+    assert_equal(again, got)
 
 
 def test_gradients_of_large_planes(to, back, rng):

@@ -179,6 +179,17 @@ def test_windows_on_a_device_and_maps_of_numpy(emulated, x, rois):
         sppfast.roi_pool(x, rois, LEVELS, batch_index=emulated.asarray(INDEX))
 
 
+def test_gradients_on_a_device_and_maps_of_numpy(emulated, x):
+    levels = sppfast.pool(x, LEVELS, flatten=False)
+    _, places = sppfast.pool(x, LEVELS, flatten=False, return_indices=True)
+    with raises(TypeError, "grad[1]", "numpy array"):
+        sppfast.pool_backward((levels[0], emulated.asarray(levels[1])), x, LEVELS)
+    with raises(TypeError, "indices[0]", "numpy array"):
+        sppfast.pool_backward(levels, x, LEVELS, indices=(emulated.asarray(places[0]), places[1]))
+    with raises(TypeError, "grad", "numpy array"):
+        sppfast.pool_backward(emulated.asarray(sppfast.pool(x, LEVELS)), x, LEVELS)
+
+
 def test_what_cupy_does_not_take(emulated, x, monkeypatch):
     def refuse(array):
         raise BufferError("quaternions are not taken")

@@ -37,5 +37,5 @@ def test_subnormal_numbers_are_not_zero():
 
 
 def test_an_error_is_seen():
-    good, log = compile_kernels(["pool_planes<float, NONE>"], "90")
+    good, log = compile_kernels(["pool_tiles<float, NONE>"], "90")
     assert not good and "NONE" in log

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
@@ -25,7 +26,7 @@ def gpu(cupy, monkeypatch):
 
 @pytest.mark.parametrize("make", ["pool_rows", "roi_rows"])
 def test_rows(gpu, cupy, make):
-    rows = getattr(gpu, make)(cupy, 0, 256)
+    rows = list(getattr(gpu, make)(cupy, 0, 256))
     assert len(rows) == 12 if make == "roi_rows" else 24
     for row in rows:
         if "512" in row.name:
@@ -33,10 +34,11 @@ def test_rows(gpu, cupy, make):
         results = row.runs["sppfast"](row.inputs[0])
         assert results.nbytes <= row.bytes
         times = iter(range(1, 100))
-        gpu.time_row(row, lambda run, inputs, count, times=times: next(times) / 1000, rounds=3)
-        assert row.seconds == {"sppfast": 0.004}
+        gpu.measure(row, lambda run, inputs, count, times=times: next(times) / 1000)
+        assert row.seconds == {"sppfast": 0.007}  # the median of nine, after two that warm up
         found = gpu.report(row, 1e9)
-        assert found["fraction_of_copy"] == pytest.approx(row.bytes / 0.004 / 1e9, abs=1e-3)
+        assert found["launches"] and set(found["host_microseconds"]) == {"sppfast"}
+        assert found["fraction_of_copy"] == pytest.approx(row.bytes / 0.007 / 1e9, abs=1e-3)
         json.dumps(found)
 
 
@@ -44,6 +46,20 @@ def test_a_peer_is_compared(gpu, cupy):
     row = gpu.Row("work", [None], {"sppfast": lambda x: 0.002, "torch": lambda x: 0.008}, 1000)
     gpu.time_row(row, lambda run, inputs, count: run(inputs[0]))
     assert gpu.report(row, 1e9)["ratio"] == {"torch": 4.0}
+
+
+def test_results_are_compared(gpu, cupy, capsys):
+    def fail(x):
+        raise RuntimeError("no such device")
+
+    x = cupy.asarray(np.arange(4.0))
+    runs = {"sppfast": lambda x: x, "same": lambda x: x, "other": lambda x: cupy.asarray(np.ones(4)), "broken": fail}
+    row = gpu.Row("work", [x], runs, 1000, tolerance=1e-5)
+    gpu.compare(row)
+    assert row.differ == {"same": 0, "other": pytest.approx(2 / 3)}
+    assert set(row.runs) == {"sppfast", "same", "other"}
+    printed = capsys.readouterr().out
+    assert "other DIFFERS" in printed and "broken is left out: RuntimeError: no such device" in printed
 
 
 def test_without_a_gpu():

@@ -15,12 +15,23 @@ from ..pooling import INDEX_DTYPE, check_aligned, check_ratio, check_workers, re
 from ..pyramid import Pyramid, one_of
 from ..windows import ROUNDINGS
 from . import operators
-from .launch import SHARED_BYTES, THREADS, TYPES, WARP, launch, level_fields, level_tables, map_fields
+from .launch import (
+    SHARED_BYTES,
+    TYPES,
+    VECTOR_BYTES,
+    WARP,
+    launch,
+    level_fields,
+    level_tables,
+    map_fields,
+    power_of_two,
+)
 from .reduce import pool_windows, row_fields
 from .windows import is_checked, plan_windows
 
 WARPS = 2048  # wanted, to keep all of a device busy
 MAX_PARTS = 8  # of the windows, each with planes of its own
+GATHERED, GATHER_THREADS = 8, 128  # of gather_means: channels of a thread, threads of a block
 PART_WINDOWS = 64  # at least
 
 
@@ -150,10 +161,13 @@ def _gather_means(
     levels = level_tables(pyramid, False)
     alive, fields = map_fields(kept, maps)
     fields |= level_fields(levels, pyramid.size, rule) | row_fields([rows]) | _window_fields(windows)
-    chunk = -(-maps.largest // THREADS)
+    lanes = power_of_two(2 * int(maps.widths.max()) - 1, WARP)
+    chunk = int((-(-maps.widths // lanes) * -(-maps.heights * lanes // GATHER_THREADS)).max())
     align = "false" if options is None else "true"
     name = f"gather_means<{TYPES[maps.name]}, {align}>"
-    launch(name, maps.count * maps.channels * chunk, {**fields, "chunk": chunk, **(options or {})})
+    blocks = maps.count * -(-maps.channels // GATHERED) * chunk
+    fields |= {"lanes": lanes, "chunk": chunk, **(options or {})}
+    launch(name, blocks, fields, threads=GATHER_THREADS, shared=4 * (GATHER_THREADS + WARP))
     del alive
 
 
@@ -173,19 +187,19 @@ def _scatter_maxima(
     if parts > 1:
         partial = cupy.empty((parts, *kept.shape), kept.dtype)
         kept, maps = take_maps(partial[0], "NCHW", cupy)
-    levels, status = level_tables(pyramid, False), cupy.zeros(1, dtype=np.int64)
+    levels, status = level_tables(pyramid, False), cupy.zeros(1, dtype=np.int64) if checked else None
     alive, fields = map_fields(kept, maps)
     fields |= level_fields(levels, pyramid.size, "adaptive") | row_fields([rows, places]) | _window_fields(windows)
     if weights is not None:
         fields |= {"weights_at": weights.data.ptr, "weights_step": weights.strides[0]}
     plane = maps.largest * maps.dtype.itemsize
-    shared = plane if plane <= SHARED_BYTES else 0
-    fields |= {"status_at": status.data.ptr, "parts": parts, "shared_planes": int(shared > 0)}
+    shared = plane + VECTOR_BYTES if plane + VECTOR_BYTES <= SHARED_BYTES else 0
+    fields |= {"status_at": 0 if status is None else status.data.ptr, "parts": parts, "shared_planes": int(shared > 0)}
     fields["part_step"] = 0 if partial is None else partial.strides[0]
     name = f"scatter_maxima<{TYPES[maps.name]}>"
     launch(name, maps.count * maps.channels * parts, fields, threads=WARP, shared=shared)
     del alive
-    if checked and int(status[0]):
+    if status is not None and int(status[0]):
         raise ValueError(f"indices[{int(status[0]) - 1}]: not all lie in the map, or are -1")
     if partial is not None:
         cupy.sum(partial, axis=0, out=targets.arrays[0])

@@ -41,19 +41,22 @@ struct Call {
     i64 values_at, values_step, places_at, places_step, weights_at, weights_step;
     // Maps brought into another layout: where they are, the first cell of each of different sizes, items of a cell.
     i64 packed_at, firsts_at, pitch;
-    // How the work is divided: channels of a block; its bins (of whole maps: blocks of a plane or group); lanes, which
-    // are threads side by side for channels; whether channels lie together in whole vectors; parts of the windows and
-    // the bytes from one part's planes to the next one's; whether planes lie in shared memory.
-    i64 group, chunk, lanes, vectors, parts, part_step, shared_planes;
+    // How the work is divided: channels of a block; its bins (of planes: blocks of one); lanes, which are threads side
+    // by side; parts of the windows and the bytes from one part's planes to the next one's; whether planes lie in shared
+    // memory; cells of a tile, tiles of a map, and what is known of its tiles: states, so many for each.
+    i64 group, chunk, lanes, parts, part_step, shared_planes, room, tiles, states_at, slots;
 };
 
 struct Level {
-    int rows, columns, first, finer, tall, wide, threads, blocks;  // as in plan.py; threads of a bin, blocks before it
+    int rows, columns, first, finer, tall, wide;  // as in plan.py
+    int slot, slot_rows, slot_columns;  // of a tile's states: the first, and how many are enough for its bins
 };
 
 struct Map {
     const char* at;
-    i64 height, width, channel_step, row_step, column_step;
+    int height, width;
+    i64 channel_step, row_step, column_step;
+    __device__ inline i64 cells() const { return (i64)height * width; }
 };
 
 struct Window {
@@ -68,18 +71,26 @@ enum Mode { MAX, ARGMAX, AVG, PEAK, ARGPEAK, MEAN };  // the last three are RoI 
 const double FAR = 536870912.0;  // 2^29 cells: further out than maps reach
 const double VERY_FAR = 1267650600228229401496703205376.0;  // 2^100 cells
 const double MANY = 2147483648.0;  // samples, more than are ever looked at
+const unsigned FEW_SAMPLES = 8;  // are looked at without asking which lie in the map
+const unsigned EXACT = 4194304;  // 2^22: so many and a half are exact in float32
+const double ROUNDING = 2.4e-7;  // more than what arithmetic in float32 changes a number by
+const double TINY = 1e-6;  // cells: in less nothing is looked for
 const double SLACK = 3.0;  // samples, for the rounding of coordinates
 const double FLOAT_MAX = 3.4028234663852886e38, DOUBLE_MAX = 1.7976931348623157e308;
 const int THREADS = 256;
 const int WARP = 32;
+const int REACHES = 16;  // levels of which a block knows the bins that it has to do with
+const int GATHER_THREADS = 128;  // of a block of `gather_means`, which needs many registers
+const int GATHERED = 8;  // channels of a cell whose gradients a thread adds up
+const int FEW_CELLS = 4;  // for each thread that reduces a bin, at least
 const unsigned ALL = 0xffffffffu;
 
 __device__ inline Map map_of(const Call& call, i64 n) {
     if (!call.maps_at)
-        return {(const char*)call.base + n * call.batch_step, call.height, call.width,
+        return {(const char*)call.base + n * call.batch_step, (int)call.height, (int)call.width,
                 call.channel_step, call.row_step, call.column_step};
     const i64* row = (const i64*)call.maps_at + 6 * n;
-    return {(const char*)row[0], row[1], row[2], row[3], row[4], row[5]};
+    return {(const char*)row[0], (int)row[1], (int)row[2], row[3], row[4], row[5]};
 }
 
 __device__ inline const Level& level_of(const Call& call, int i) { return ((const Level*)call.levels_at)[i]; }
@@ -100,8 +111,12 @@ __device__ inline T smaller(T a, T b) { return b < a ? b : a; }
 template <class T>
 __device__ inline T larger(T a, T b) { return b > a ? b : a; }
 
+__device__ inline double clip(double value, double low, double high) {
+    return value > low ? (value < high ? value : high) : low;  // NaN: low
+}
+
 template <class T>
-__device__ inline T ceil_divide(T a, T b) { return (a + b - 1) / b; }
+__device__ inline T ceil_divide(T a, T b) { return a / b + (a % b != 0); }
 
 // ---- numbers: items of a map, and what is computed with them --------------------------------------------------------
 
@@ -206,7 +221,7 @@ struct Mean {
     __device__ inline int place() const { return -1; }
     template <class Out>
     __device__ inline Out result(i64 cells) const { return Narrow<Out>::from(cells ? sum / (double)cells : 0.0); }
-    __device__ inline void add_weighted(double value, double weight, int) { sum += value * weight; }
+    __device__ inline void add_weighted(double value, double weight, int) { sum = fma(value, weight, sum); }
     __device__ inline void add_outside() {}
 };
 
@@ -264,7 +279,7 @@ __device__ inline void write_bin(const Call& call, i64 row, i64 item, Out value,
 // ---- geometry: the cells of a bin -----------------------------------------------------------------------------------
 
 struct Axis {
-    i64 start, extent, limit, rule;
+    int start, extent, limit, rule;
 };
 
 struct Span {
@@ -294,14 +309,14 @@ __device__ inline Span bin_span(const Axis& axis, int n, int i) {
         first = i * step - (axis.rule == SLIDING ? 0 : (size * n - length + 1) / 2);
         stop = first + size;
     }
-    first = smaller(larger(first + axis.start, (i64)0), axis.limit);
-    return {(int)first, (int)smaller(larger(stop + axis.start, first), axis.limit)};
+    first = smaller(larger(first + axis.start, (i64)0), (i64)axis.limit);
+    return {(int)first, (int)smaller(larger(stop + axis.start, first), (i64)axis.limit)};
 }
 
 // The bins of n that have a cell: they lie together, for starts and stops never fall.
 __device__ inline Span bins_with(const Axis& axis, int n, int cell) {
-    i64 guess = axis.extent > 0 ? (cell - axis.start) * n / axis.extent : 0;
-    int first = (int)smaller(larger(guess, (i64)0), n - 1LL);
+    float guess = (float)((double)cell - axis.start) / (float)larger(axis.extent, 1) * (float)n;
+    int first = (int)clip((double)guess, 0, n - 1.0);
     while (first > 0 && bin_span(axis, n, first - 1).stop > cell) first--;
     while (first < n && bin_span(axis, n, first).stop <= cell) first++;
     int stop = first;
@@ -310,26 +325,26 @@ __device__ inline Span bins_with(const Axis& axis, int n, int cell) {
 }
 
 // More than what rounding moves a coordinate by, in cells.
-__device__ inline double rounding_error(double begin, double extent) { return (fabs(begin) + extent) * 2.4e-7; }
+__device__ inline double rounding_error(double begin, double extent) { return (fabs(begin) + extent) * ROUNDING; }
 
 // The samples of a bin along an axis for RoI align, computed in R; those before `first` and from `stop` lie outside.
 template <class R>
 struct Samples {
     R base, size;
-    i64 count, first, stop, side;
-    __device__ inline Samples(double begin, double extent, int n, int i, i64 sampling, i64 side_, double low, double high) {
+    unsigned count, first, stop;
+    int side;
+    __device__ inline Samples(double begin, double extent, int n, int i, int sampling, int side_, double low, double high) {
         side = side_;
-        size = (R)(extent / (double)n);
-        base = (R)(begin + (double)(R)((double)i * (double)size));
-        count = sampling ? sampling : (i64)ceil(larger(smaller((double)size, MANY), 0.0));
+        size = (R)extent / (R)n;
+        base = (R)begin + (R)i * size;
+        count = sampling ? (unsigned)sampling : (unsigned)ceil(larger(smaller((double)size, MANY), 0.0));
         first = 0;
         stop = count;
-        if (size > 0) {
-            double slack = SLACK + (double)count * rounding_error(base, size) / (double)size;
-            double from = (low - (double)base) / (double)size * (double)count - slack;
-            double to = (high - (double)base) / (double)size * (double)count + slack;
-            first = (i64)larger(smaller(from, MANY), 0.0);
-            stop = (i64)larger(smaller(to, (double)count), 0.0);
+        if (size > TINY && count > FEW_SAMPLES) {
+            double of_cell = (float)count / (float)size;
+            double slack = SLACK + (double)count * ROUNDING + of_cell * rounding_error(base, size);
+            first = (unsigned)clip((low - (double)base) * of_cell - slack, 0, MANY);
+            stop = (unsigned)clip((high - (double)base) * of_cell + slack, 0, (double)count);
         }
     }
     struct Tap {
@@ -337,13 +352,14 @@ struct Samples {
         int low, high;
         double low_weight, high_weight;
     };
-    __device__ inline Tap tap(i64 k) const {
-        R at = (R)((double)base + (double)(R)((double)(R)(((double)k + 0.5) * (double)size) / (double)count));
-        Tap t = {(double)at >= -1 && (double)at <= (double)side, 0, 0, 0, 0};
+    __device__ inline Tap tap(unsigned k) const {
+        R moved = count < EXACT ? ((R)k + (R)0.5) * size : (R)(((double)k + 0.5) * (double)size);
+        R at = base + (count < EXACT ? moved / (R)count : (R)((double)moved / (double)count));
+        Tap t = {at >= -1 && (double)at <= (double)side, 0, 0, 0, 0};
         if (!t.inside) return t;
         at = larger(at, (R)0);
-        t.low = (int)smaller((i64)at, side - 1);
-        t.high = (int)smaller(t.low + 1LL, side - 1);
+        t.low = smaller((int)at, side - 1);
+        t.high = smaller(t.low + 1, side - 1);
         R fraction = t.low == t.high ? (R)0 : at - (R)t.low;
         t.low_weight = (double)((R)1 - fraction);
         t.high_weight = (double)fraction;
@@ -352,15 +368,11 @@ struct Samples {
 };
 
 template <class R>
-__device__ inline Samples<R> samples_in(double begin, double extent, int n, int i, i64 sampling, i64 side) {
+__device__ inline Samples<R> samples_in(double begin, double extent, int n, int i, int sampling, int side) {
     return Samples<R>(begin, extent, n, i, sampling, side, -1.0, (double)side);
 }
 
 // ---- windows: from pixels to cells ----------------------------------------------------------------------------------
-
-__device__ inline double clip(double value, double low, double high) {
-    return value > low ? (value < high ? value : high) : low;  // NaN: low
-}
 
 template <class R>
 __device__ inline R finite(double value);
@@ -435,7 +447,7 @@ __global__ void plan_windows(const Call call) {
     Window* window = (Window*)call.windows_at + r;
     window->map = -1;
     if (!is_window(call, roi, n)) {
-        *(i64*)call.status_at = 1;
+        if (call.status_at) *(i64*)call.status_at = 1;
         return;
     }
     Map map = map_of(call, (i64)n);
@@ -451,14 +463,14 @@ __device__ inline Window window_of(const Call& call, i64 r) {
 }
 
 __device__ inline Axis y_axis(const Call& call, const Window& window, const Map& map) {
-    return {(i64)window.y, (i64)window.height, map.height, call.rule};
+    return {(int)window.y, (int)window.height, map.height, (int)call.rule};
 }
 
 __device__ inline Axis x_axis(const Call& call, const Window& window, const Map& map) {
-    return {(i64)window.x, (i64)window.width, map.width, call.rule};
+    return {(int)window.x, (int)window.width, map.width, (int)call.rule};
 }
 
-// ---- whole maps, in shared memory -----------------------------------------------------------------------------------
+// ---- whole maps, by way of shared memory ----------------------------------------------------------------------------
 
 // Copy `size` bytes, by 16 where both are aligned alike: `to` and `from` are the same modulo 16.
 __device__ inline void copy_span(char* to, const char* from, i64 size, i64 item) {
@@ -471,141 +483,228 @@ __device__ inline void copy_span(char* to, const char* from, i64 size, i64 item)
         for (i64 b = 0; b < item; b++) to[k + b] = from[k + b];
 }
 
-// Load planes of a map into shared memory, one after the other; return where they begin.
-template <class T>
-__device__ inline const T* load_planes(char* shared, const Map& map, i64 channel, i64 count) {
-    const char* from = map.at + channel * map.channel_step;
-    i64 cells = map.height * map.width;
-    bool dense = map.column_step == sizeof(T) && map.row_step == map.width * (i64)sizeof(T) &&
-                 (count == 1 || map.channel_step == cells * (i64)sizeof(T));
-    if (dense) {
-        char* to = shared + ((i64)from & 15);
-        copy_span(to, from, count * cells * sizeof(T), sizeof(T));
-        return (const T*)to;
+// How a map is cut into tiles: their rows and columns, how many there are down and across.
+struct Tiles {
+    int rows, columns, down, across;
+    __device__ inline Span rows_of(int tile, int height) const {
+        int first = tile / across * rows;
+        return {first, first + smaller(rows, height - first)};
     }
-    bool channels_first = map.channel_step >= map.column_step;  // neighbours in memory are read by neighbours
-    for (i64 k = threadIdx.x; k < count * cells; k += blockDim.x) {
-        i64 c = channels_first ? k / cells : k % count, cell = channels_first ? k % cells : k / count;
-        i64 y = cell / map.width, x = cell % map.width;
-        ((T*)shared)[c * cells + cell] = *(const T*)(from + c * map.channel_step + y * map.row_step + x * map.column_step);
+    __device__ inline Span columns_of(int tile, int width) const {
+        int first = tile % across * columns;
+        return {first, first + smaller(columns, width - first)};
     }
-    return (const T*)shared;
-}
-
-// A block pools `group` planes of a map that fit into its shared memory: read once for all levels. A bin is reduced by
-// as many threads side by side as its level says, a power of two.
-template <class T, int mode>
-__global__ void __launch_bounds__(THREADS) pool_planes(const Call call) {
-    typedef typename Reduction<T, mode>::State State;
-    typedef typename Reduction<T, mode>::Out Out;
-    DYNAMIC_SHARED(shared);
-    i64 groups = ceil_divide(call.channels, call.group), n = blockIdx.x / groups;
-    i64 channel = blockIdx.x % groups * call.group, count = smaller(call.group, call.channels - channel);
-    Map map = map_of(call, n);
-    const T* planes = load_planes<T>(shared, map, channel, count);
-    __syncthreads();
-    Axis y = {0, map.height, map.height, call.rule}, x = {0, map.width, map.width, call.rule};
-    int cells = (int)(map.height * map.width), width = (int)map.width;
-    for (int l = 0; l < call.levels; l++) {
-        Level level = level_of(call, l);
-        int lanes = level.threads, bins = level.rows * level.columns, items = (int)count * bins;
-        for (int begin = 0; begin < items * lanes; begin += THREADS) {
-            int t = begin + (int)threadIdx.x, item = smaller(t / lanes, items - 1), lane = t % lanes;
-            int bin = item % bins;
-            Span rows = bin_span(y, level.rows, bin / level.columns);
-            Span columns = bin_span(x, level.columns, bin % level.columns);
-            const T* plane = planes + item / bins * cells;
-            int wide = columns.size(), size = rows.size() * wide, row = rows.first, column = columns.first + lane;
-            State state;
-            for (int k = lane; k < size; k += lanes) {
-                while (column >= columns.stop) { column -= wide; row++; }
-                int place = row * width + column;
-                state.add(widen(plane[place]), place);
-                column += lanes;
-            }
-            for (int mask = lanes / 2; mask; mask /= 2) state.merge(state.shuffled(mask));
-            if (lane == 0 && t < items * lanes)
-                write_bin<Out, mode>(call, n, call.channels * level.first + channel * bins + item,
-                                     state.template result<Out>(size), state.place());
-        }
-    }
-}
-
-// ---- whole maps, larger than shared memory --------------------------------------------------------------------------
-
-template <class T, int size>
-struct __align__(sizeof(T) * size) Vector {
-    T item[size];
 };
 
-// Reduce the part of a row that thread number k of a bin reads in its turn: the items of a vector, or one item.
-template <class T, class State>
-__device__ inline void add_part(State& state, const char* row, i64 step, Span columns, i64 part, i64 place) {
-    const int size = 16 / sizeof(T);
-    if (step != sizeof(T)) {
-        i64 x = columns.first + part;
-        state.add(widen(*(const T*)(row + x * step)), (int)(place + x));
-        return;
-    }
-    i64 ahead = ((i64)(row + columns.first * step) & 15) / (i64)sizeof(T);  // items of the first vector before the bin
-    i64 x = columns.first - ahead + part * size;
-    if (x >= columns.first && x + size <= columns.stop) {
-        Vector<T, size> v = *(const Vector<T, size>*)(row + x * step);
-#pragma unroll
-        for (int i = 0; i < size; i++) state.add(widen(v.item[i]), (int)(place + x + i));
-        return;
-    }
-    for (i64 i = larger(x, (i64)columns.first); i < smaller(x + size, (i64)columns.stop); i++)
-        state.add(widen(*(const T*)(row + i * step)), (int)(place + i));
+// Tiles of at most `room` cells, of whole rows where one fits.
+__device__ inline Tiles tiles_of(const Call& call, const Map& map) {
+    int room = (int)call.room, columns = smaller(map.width, room), rows = smaller(room / columns, map.height);
+    int down = ceil_divide(map.height, rows), across = ceil_divide(map.width, columns);
+    return {ceil_divide(map.height, down), ceil_divide(map.width, across), down, across};
 }
 
-// As many threads as its level says reduce a bin, from global memory. Blocks of one map's channels follow each other, so
-// that the cells come from the second-level cache for all levels but the first. With `lanes` > 1 the channels lie
-// together, and neighbouring threads have neighbouring channels.
+// Cells in shared memory: planes of rows.
+template <class T>
+struct Tile {
+    const T* at;
+    int plane, row;  // items from one to the next
+};
+
+// Load a tile of `count` channels into shared memory.
+template <class T>
+__device__ inline Tile<T> load_tile(char* shared, const Map& map, i64 channel, int count, Span rows, Span columns) {
+    const char* from = map.at + channel * map.channel_step + rows.first * map.row_step + columns.first * map.column_step;
+    int width = columns.size(), cells = rows.size() * width;
+    bool dense = map.column_step == sizeof(T) && (map.row_step == width * (i64)sizeof(T) || rows.size() == 1) &&
+                 (map.channel_step == cells * (i64)sizeof(T) || count == 1);
+    if (dense) {
+        char* to = shared + ((i64)from & 15);
+        copy_span(to, from, count * cells * (i64)sizeof(T), sizeof(T));
+        return {(const T*)to, cells, width};
+    }
+    bool channels_first = map.channel_step >= map.column_step;  // neighbours in memory are read by neighbours
+    int plane = cells | 1;  // the banks of shared memory take turns
+    for (int k = threadIdx.x; k < count * cells; k += THREADS) {
+        int c = channels_first ? k / cells : k % count, cell = channels_first ? k % cells : k / count;
+        ((T*)shared)[c * plane + cell] =
+            *(const T*)(from + c * map.channel_step + cell / width * map.row_step + cell % width * map.column_step);
+    }
+    return {(const T*)shared, plane, width};
+}
+
+// Where what is known of the bins of a whole map goes: to the results, or, of one tile of several, to its states.
 template <class T, int mode>
-__global__ void __launch_bounds__(THREADS) pool_bins(const Call call) {
+struct Sink {
     typedef typename Reduction<T, mode>::State State;
     typedef typename Reduction<T, mode>::Out Out;
-    DYNAMIC_SHARED(shared);
-    State* states = (State*)shared;
-    i64 groups = ceil_divide(call.channels, call.lanes), block = blockIdx.x;
-    int own = (int)(block % call.chunk), l = 0;
-    while (l + 1 < call.levels && level_of(call, l + 1).blocks <= own) l++;
-    Level level = level_of(call, l);
-    i64 n = block / call.chunk / groups, channel = block / call.chunk % groups * call.lanes + threadIdx.x % call.lanes;
-    int lanes = (int)call.lanes, team = level.threads, bins = level.rows * level.columns, thread = (int)threadIdx.x;
-    i64 bin_ = (i64)(own - level.blocks) * (THREADS / team) + thread / team;
-    int bin = (int)smaller(bin_, (i64)bins), lane = thread % team / lanes, step = team / lanes;
-    Map map = map_of(call, n);
-    State state;
-    i64 size = 0;
-    if (bin < bins && channel < call.channels) {
-        Span rows = bin_span({0, map.height, map.height, call.rule}, level.rows, bin / level.columns);
-        Span columns = bin_span({0, map.width, map.width, call.rule}, level.columns, bin % level.columns);
-        const char* plane = map.at + channel * map.channel_step;
-        size = (i64)rows.size() * columns.size();
-        int vector = map.column_step == sizeof(T) ? 16 / sizeof(T) : 1;
-        int parts = columns.size() ? ceil_divide(columns.size() + vector - 1, vector) : 0;
-        int row = rows.first, part = lane;
-        while (true) {  // the parts of all rows in turn
-            while (part >= parts && row < rows.stop) { part -= parts; row++; }
-            if (row >= rows.stop) break;
-            add_part<T>(state, plane + row * map.row_step, map.column_step, columns, part, row * map.width);
-            part += step;
-        }
+    const Call& call;
+    i64 n, channel;
+    int tile;
+
+    __device__ inline State& state(const Level& level, int row, int column) const {
+        i64 slot = level.slot + (row % level.slot_rows) * (i64)level.slot_columns + column % level.slot_columns;
+        return ((State*)call.states_at)[((n * call.channels + channel) * call.slots + slot) * call.tiles + tile];
     }
-    states[threadIdx.x] = state;
-    __syncthreads();
-    for (int half = team / 2; half >= lanes; half /= 2) {
-        if (thread % team < half) states[thread].merge(states[thread + half]);
-        __syncthreads();
+    __device__ inline i64 item(const Level& level, int row, int column) const {
+        return call.channels * level.first + (channel * level.rows + row) * level.columns + column;
     }
-    if (lane == 0 && bin < bins && channel < call.channels)
-        write_bin<Out, mode>(call, n, call.channels * level.first + channel * bins + bin,
-                             states[thread].template result<Out>(size), states[thread].place());
+    __device__ inline void put(const Level& level, int row, int column, const State& own, i64 cells) const {
+        if (call.states_at)
+            state(level, row, column) = own;
+        else
+            write_bin<Out, mode>(call, n, item(level, row, column), own.template result<Out>(cells), own.place());
+    }
+    __device__ inline State get(const Level& level, int row, int column) const {
+        if (call.states_at) return state(level, row, column);
+        State own;
+        i64 at = item(level, row, column);
+        int place = has_places(mode) ? ((const int*)(call.places_at + n * call.places_step))[at] : -1;
+        own.add(widen(((const Out*)(call.values_at + n * call.values_step))[at]), place);
+        return own;
+    }
+};
+
+__device__ inline Span cut(Span span, Span by) { return {larger(span.first, by.first), smaller(span.stop, by.stop)}; }
+
+// The bins of n that have one of some cells, of a tile; all bins, with cells or not, if the tile is the whole axis.
+__device__ inline Span bins_over(const Axis& axis, int n, Span cells) {
+    if (cells.size() == axis.limit) return {0, n};
+    return {bins_with(axis, n, cells.first).first, bins_with(axis, n, cells.stop - 1).stop};
 }
 
-// ---- windows, of maps whose channels lie together -------------------------------------------------------------------
+// How many threads reduce a bin, where a block has so many bins, of so many cells.
+__device__ inline int team_for(int bins, int cells) {
+    int team = THREADS;
+    while (team > 1 && (team > THREADS / bins || team * FEW_CELLS > cells)) team /= 2;
+    return team;
+}
+
+// Reduce cells of a plane in shared memory: those that thread `lane` of `team` has.
+template <class T, class State>
+__device__ inline State reduce_cells(const T* plane, int pitch, Span rows, Span columns, int width, Span all_rows,
+                                     Span all_columns, int lane, int team) {
+    State state;
+    int wide = columns.size(), size = rows.size() * wide, row = rows.first, column = columns.first + lane;
+    const T* own = plane - all_rows.first * pitch - all_columns.first;
+    for (int k = lane; k < size; k += team) {
+        while (column >= columns.stop) { column -= wide; row++; }
+        state.add(widen(own[row * pitch + column]), (int)(row * (i64)width + column));
+        column += team;
+    }
+    return state;
+}
+
+// Merge the states of `team` threads side by side, a power of two, into the first one's. All of a block take part.
+template <class State>
+__device__ inline void merge_team(State& state, State* states, int team) {
+    for (int mask = smaller(team, WARP) / 2; mask; mask /= 2) state.merge(state.shuffled(mask));
+    if (team <= WARP) return;
+    int thread = (int)threadIdx.x;
+    if (thread % WARP == 0) states[thread / WARP] = state;
+    __syncthreads();
+    if (thread % team == 0)
+        for (int k = 1; k < team / WARP; k++) state.merge(states[thread / WARP + k]);
+}
+
+// The bins of levels that have cells of a block's tile, along both axes, in shared memory.
+struct Reach {
+    Span down, along;
+};
+
+// A block reduces a tile of `group` channels of a map, read once for all levels. A bin is reduced by as many threads
+// side by side as there are for each, a power of two; or it is made of a finer level's bins, which are there already.
+template <class T, int mode>
+__global__ void __launch_bounds__(THREADS, 3) pool_tiles(const Call call) {
+    typedef typename Reduction<T, mode>::State State;
+    DYNAMIC_SHARED(shared);
+    State* states = (State*)shared;
+    Reach* reaches = (Reach*)(states + THREADS / WARP);
+    unsigned groups = (unsigned)ceil_divide(call.channels, call.group), block = blockIdx.x / (unsigned)call.tiles;
+    i64 n = block / groups, channel = block % groups * call.group;
+    int tile = (int)(blockIdx.x % (unsigned)call.tiles), count = (int)smaller(call.group, call.channels - channel);
+    Map map = map_of(call, n);
+    Tiles tiles = tiles_of(call, map);
+    if (tile >= tiles.down * tiles.across) return;
+    Span rows = tiles.rows_of(tile, map.height), columns = tiles.columns_of(tile, map.width);
+    Tile<T> cells = load_tile<T>((char*)(reaches + REACHES), map, channel, count, rows, columns);
+    Axis y = {0, map.height, map.height, (int)call.rule}, x = {0, map.width, map.width, (int)call.rule};
+    for (int l = 0; l < call.levels; l++) {
+        const Level& level = level_of(call, l);
+        if (l % REACHES == 0) {
+            if (l) __syncthreads();
+            int k = (int)threadIdx.x / 2, own = l + k;
+            if (k < REACHES && own < call.levels) {
+                if (threadIdx.x % 2)
+                    reaches[k].along = bins_over(x, level_of(call, own).columns, columns);
+                else
+                    reaches[k].down = bins_over(y, level_of(call, own).rows, rows);
+            }
+        }
+        __syncthreads();  // the cells are there, and what is known of finer levels
+        Reach reach = reaches[l % REACHES];
+        int wide = reach.along.size(), bins = reach.down.size() * wide, items = count * bins;
+        if (items == 0) continue;
+        int team = level.finer < 0 ? team_for(items, rows.size() * columns.size() / bins) : 1;
+        for (unsigned begin = 0; begin < (unsigned)(items * team); begin += THREADS) {
+            unsigned t = begin + threadIdx.x;
+            int item = (int)smaller(t / team, items - 1u), bin = item % bins;
+            int row = reach.down.first + bin / wide, column = reach.along.first + bin % wide;
+            Sink<T, mode> sink = {call, n, channel + item / bins, tile};
+            State state;
+            i64 size = 1;
+            if (level.finer < 0) {
+                Span own_rows = cut(bin_span(y, level.rows, row), rows);
+                Span own_columns = cut(bin_span(x, level.columns, column), columns);
+                size = (i64)own_rows.size() * own_columns.size();
+                const T* plane = cells.at + item / bins * cells.plane;
+                state = reduce_cells<T, State>(plane, cells.row, own_rows, own_columns, map.width, rows, columns,
+                                               (int)(t % team), team);
+                merge_team(state, states, team);
+            } else if constexpr (mode != AVG) {
+                const Level& finer = level_of(call, level.finer);
+                Reach fine = reaches[level.finer];
+                fine.down = cut({row * level.tall, (row + 1) * level.tall}, fine.down);
+                fine.along = cut({column * level.wide, (column + 1) * level.wide}, fine.along);
+#pragma unroll 1  // they are few, and registers are scarce
+                for (int i = fine.down.first; i < fine.down.stop; i++)
+#pragma unroll 1
+                    for (int k = fine.along.first; k < fine.along.stop; k++) state.merge(sink.get(finer, i, k));
+            }
+            if (t % team == 0 && t < (unsigned)(items * team)) sink.put(level, row, column, state, size);
+        }
+    }
+}
+
+// A warp merges the states of a bin's tiles.
+template <class T, int mode>
+__global__ void __launch_bounds__(THREADS, 4) merge_tiles(const Call call) {
+    typedef typename Reduction<T, mode>::State State;
+    typedef typename Reduction<T, mode>::Out Out;
+    i64 own = (i64)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, plane = own / call.bins;
+    if (plane >= call.maps * call.channels) return;
+    int bin = (int)(own % call.bins), lane = threadIdx.x % WARP;
+    Level level = level_of_bin(call, bin);
+    int row = bin / level.columns, column = bin % level.columns;
+    Map map = map_of(call, plane / call.channels);
+    Tiles tiles = tiles_of(call, map);
+    Span rows = bin_span({0, map.height, map.height, (int)call.rule}, level.rows, row);
+    Span columns = bin_span({0, map.width, map.width, (int)call.rule}, level.columns, column);
+    int top = rows.first / tiles.rows, left = columns.first / tiles.columns;
+    int wide = ceil_divide(columns.stop, tiles.columns) - left;
+    i64 size = (i64)rows.size() * columns.size();
+    int count = size ? (ceil_divide(rows.stop, tiles.rows) - top) * wide : 0;
+    State state;
+    for (int k = lane; k < count; k += WARP) {
+        int tile = (top + k / wide) * tiles.across + left + k % wide;
+        state.merge(Sink<T, mode>{call, plane / call.channels, plane % call.channels, tile}.state(level, row, column));
+    }
+    merge_team(state, (State*)0, WARP);
+    i64 item = call.channels * level.first + plane % call.channels * (level.rows * level.columns) + bin;
+    if (lane == 0)
+        write_bin<Out, mode>(call, plane / call.channels, item, state.template result<Out>(size), state.place());
+}
+
+// ---- windows: their bins, pooled or sampled --------------------------------------------------------------------------
 
 // Bring maps into the layout (cell, channel), the channels of a cell `pitch` items apart: a block moves 32 x 32 items.
 template <class T>
@@ -615,7 +714,7 @@ __global__ void __launch_bounds__(THREADS) pack_maps(const Call call) {
     i64 groups = ceil_divide(call.channels, (i64)WARP), block = blockIdx.x / groups;
     i64 n = block / call.chunk, cell = block % call.chunk * WARP, channel = blockIdx.x % groups * WARP;
     Map map = map_of(call, n);
-    i64 cells = map.height * map.width;
+    i64 cells = map.cells();
     i64 first = call.maps_at ? ((const i64*)call.firsts_at)[n] : n * cells;
     int side = threadIdx.x % WARP;
     for (int k = threadIdx.x / WARP; k < WARP; k += THREADS / WARP) {
@@ -631,14 +730,11 @@ __global__ void __launch_bounds__(THREADS) pack_maps(const Call call) {
     }
 }
 
-// The channels of a cell that a thread reduces.
+// Channels of a cell, side by side in memory.
 template <class T, int size>
-__device__ inline Vector<T, size> load_channels(const Call& call, const Map& map, const char* cell, i64 count) {
-    if (call.vectors) return *(const Vector<T, size>*)cell;
-    Vector<T, size> v;
-    for (int i = 0; i < size; i++) v.item[i] = *(const T*)(cell + smaller((i64)i, count - 1) * map.channel_step);
-    return v;
-}
+struct __align__(sizeof(T) * size) Vector {
+    T item[size];
+};
 
 template <class T, int mode, int size>
 struct Bins {
@@ -646,8 +742,7 @@ struct Bins {
     const Call& call;
     const Map& map;
     const Window& window;
-    const char* at;  // of the thread's first channel
-    i64 count;  // of its channels
+    const char* at;  // of the thread's channels
 
     // Reduce the cells of a bin; return how many.
     __device__ inline i64 reduce(const Level& level, int bin, State* states) const {
@@ -657,9 +752,9 @@ struct Bins {
             const char* row = at + y * map.row_step;
 #pragma unroll 4
             for (int x = columns.first; x < columns.stop; x++) {
-                Vector<T, size> v = load_channels<T, size>(call, map, row + x * map.column_step, count);
+                Vector<T, size> v = *(const Vector<T, size>*)(row + x * map.column_step);
 #pragma unroll
-                for (int i = 0; i < size; i++) states[i].add(widen(v.item[i]), (int)(y * map.width + x));
+                for (int i = 0; i < size; i++) states[i].add(widen(v.item[i]), (int)(y * (i64)map.width + x));
             }
         }
         return (i64)rows.size() * columns.size();
@@ -674,25 +769,24 @@ struct SampledBins {
     const Map& map;
     const Window& window;
     const char* at;
-    i64 count;
 
     __device__ inline void corner(State* states, int y, int x, double weight) const {
-        Vector<T, size> v = load_channels<T, size>(call, map, at + y * map.row_step + x * map.column_step, count);
+        Vector<T, size> v = *(const Vector<T, size>*)(at + y * map.row_step + x * map.column_step);
 #pragma unroll
-        for (int i = 0; i < size; i++) states[i].add_weighted((double)widen(v.item[i]), weight, (int)(y * map.width + x));
+        for (int i = 0; i < size; i++) states[i].add_weighted((double)widen(v.item[i]), weight, (int)(y * (i64)map.width + x));
     }
 
     // Reduce the samples of a bin; return how many.
     __device__ inline i64 reduce(const Level& level, int bin, State* states) const {
         int row = bin / level.columns, column = bin % level.columns;
-        Samples<R> y = samples_in<R>(window.y, window.height, level.rows, row, call.sampling, map.height);
-        Samples<R> x = samples_in<R>(window.x, window.width, level.columns, column, call.sampling, map.width);
-        i64 samples = y.count * x.count, inside = 0;
+        Samples<R> y = samples_in<R>(window.y, window.height, level.rows, row, (int)call.sampling, map.height);
+        Samples<R> x = samples_in<R>(window.x, window.width, level.columns, column, (int)call.sampling, map.width);
+        i64 samples = (i64)y.count * x.count, inside = 0;
         if (samples == 0) return 0;
         if (y.first > 0 || x.first > 0) outside(states);  // in the order of the samples: this one is the first
-        for (i64 i = y.first; i < y.stop; i++) {
+        for (unsigned i = y.first; i < y.stop; i++) {
             auto v = y.tap(i);
-            for (i64 k = x.first; k < x.stop; k++) {
+            for (unsigned k = x.first; k < x.stop; k++) {
                 auto h = x.tap(k);
                 if (!v.inside || !h.inside) {
                     outside(states);
@@ -758,16 +852,16 @@ template <class Out, int mode> struct Derive<Out, mode, true> {
     }
 };
 
-// A block reduces `chunk` bins of `group` channels of a window: `lanes` threads side by side, each for a vector of
-// channels, so that a cell is read at once; the other threads of the block have other bins. The results go by way of
-// shared memory, so that they are written in their order.
+// A block reduces `chunk` bins of `group` channels of a window: `lanes` threads side by side, each for `size` channels,
+// of which more than one lie together as a vector; the other threads of the block have other bins. The results go by
+// way of shared memory, so that they are written in their order.
 template <class T, int mode, int size>
-__global__ void __launch_bounds__(THREADS) pool_windows(const Call call) {
+__global__ void __launch_bounds__(THREADS, 2) pool_windows(const Call call) {
     typedef typename Reduction<T, mode>::State State;
     typedef typename Reduction<T, mode>::Out Out;
     DYNAMIC_SHARED(shared);
-    i64 groups = ceil_divide(call.channels, call.group), chunks = ceil_divide(call.bins, call.chunk);
-    i64 r = blockIdx.x / (groups * chunks), channel = blockIdx.x / chunks % groups * call.group;
+    unsigned groups = (unsigned)ceil_divide(call.channels, call.group), chunks = (unsigned)ceil_divide(call.bins, call.chunk);
+    i64 r = blockIdx.x / chunks / groups, channel = blockIdx.x / chunks % groups * call.group;
     int begin = (int)(blockIdx.x % chunks * call.chunk), bins = (int)smaller(call.chunk, call.bins - begin);
     int channels = (int)smaller(call.group, call.channels - channel), lanes = (int)call.lanes;
     int own = threadIdx.x % lanes * size;  // the thread's first channel
@@ -775,7 +869,7 @@ __global__ void __launch_bounds__(THREADS) pool_windows(const Call call) {
     Map map = window.map < 0 ? Map{0, 0, 0, 0, 0, 0} : map_of(call, window.map);
     Stage<Out, mode> stage = {shared, (int)call.pitch, bins};
     typename BinsOf<T, mode, size, is_align(mode)>::type reducer = {
-        call, map, window, map.at + (channel + own) * map.channel_step, channels - own};
+        call, map, window, map.at + (channel + own) * map.channel_step};
     for (int b = threadIdx.x / lanes; b < bins && own < channels; b += THREADS / lanes) {
         int bin = begin + b;
         const Level& level = level_of_bin(call, bin);
@@ -839,7 +933,7 @@ __device__ inline void scatter_row(const Call& call, A* plane, i64 cells, i64 ro
             value = ((const A*)(call.values_at + row * call.values_step))[item];
             if (call.weights_at) value *= ((const A*)(call.weights_at + row * call.weights_step))[item];
             if (cell >= cells || cell < -1) {
-                *(i64*)call.status_at = row + 1;
+                if (call.status_at) *(i64*)call.status_at = row + 1;
                 cell = -1;
             }
         }
@@ -859,9 +953,9 @@ __global__ void __launch_bounds__(WARP) scatter_maxima(const Call call) {
     i64 part = blockIdx.x % call.parts, channel = blockIdx.x / call.parts % call.channels;
     i64 n = blockIdx.x / call.parts / call.channels, cells;
     Map map = map_of(call, n);
-    cells = map.height * map.width;
+    cells = map.cells();
     A* target = (A*)(map.at + part * call.part_step + channel * map.channel_step);
-    A* plane = call.shared_planes ? (A*)shared : target;
+    A* plane = call.shared_planes ? (A*)(shared + ((i64)target & 15)) : target;
     for (i64 k = threadIdx.x; k < cells; k += WARP) plane[k] = 0;
     __syncwarp();
     if (call.windows_at) {
@@ -871,8 +965,8 @@ __global__ void __launch_bounds__(WARP) scatter_maxima(const Call call) {
     } else {
         scatter_row(call, plane, cells, n, channel);
     }
-    if (call.shared_planes)
-        for (i64 k = threadIdx.x; k < cells; k += WARP) target[k] = plane[k];
+    __syncwarp();
+    if (call.shared_planes) copy_span((char*)target, (const char*)plane, cells * sizeof(A), sizeof(A));
 }
 
 // Weights of the bins along one axis for a cell: of means of cells.
@@ -892,25 +986,27 @@ struct CellWeights {
 // The same of means of samples.
 template <class R>
 struct SampleWeights {
-    double begin, extent, low, high;
-    i64 side, sampling;
-    int n, cell;
+    R begin, extent;
+    int side, sampling, n, cell;
     Span bins;
-    __device__ inline SampleWeights(double begin_, double extent_, int n_, int cell_, i64 side_, i64 sampling_)
-        : begin(begin_), extent(extent_), side(side_), sampling(sampling_), n(n_), cell(cell_) {
-        low = cell == 0 ? -1.0 : (double)cell - 1;  // samples between these have a part in the cell
-        high = cell == side - 1 ? (double)side : (double)cell + 1;
+    __device__ inline SampleWeights(double begin_, double extent_, int n_, int cell_, int side_, int sampling_)
+        : begin((R)begin_), extent((R)extent_), side(side_), sampling(sampling_), n(n_), cell(cell_) {
         bins = {0, n};
-        if (extent > 0) {
-            double slack = 2 + (double)n * rounding_error(begin, extent) / extent;
-            double from = (low - begin) / extent * (double)n - slack, to = (high - begin) / extent * (double)n + slack;
+        if (extent > TINY) {
+            double of_cell = (float)n / (float)extent;
+            double slack = 2 + n * ROUNDING + of_cell * rounding_error(begin_, extent_);
+            double from = (low() - begin_) * of_cell - slack, to = (high() - begin_) * of_cell + slack;
             bins = {(int)clip(from, 0, (double)n), (int)clip(to, 0, (double)n)};
         }
     }
+    // Samples between these have a part in the cell.
+    __device__ inline double low() const { return cell == 0 ? -1.0 : (double)cell - 1; }
+    __device__ inline double high() const { return cell == side - 1 ? (double)side : (double)cell + 1; }
     __device__ inline double weight(int i) const {
-        Samples<R> samples(begin, extent, n, i, sampling, side, low, high);
+        Samples<R> samples(begin, extent, n, i, sampling, side, low(), high());
         double sum = 0;
-        for (i64 k = samples.first; k < samples.stop; k++) {
+#pragma unroll 1
+        for (unsigned k = samples.first; k < samples.stop; k++) {
             auto tap = samples.tap(k);
             if (tap.inside && tap.low == cell) sum += tap.low_weight;
             if (tap.inside && tap.high == cell) sum += tap.high_weight;
@@ -931,60 +1027,105 @@ template <class A, bool align> struct WeightsOf {
 template <class A> struct WeightsOf<A, true> {
     typedef SampleWeights<A> type;
     static __device__ inline type y(const Call& call, const Window& w, const Map& map, int n, int cell) {
-        return type(w.y, w.height, n, cell, map.height, call.sampling);
+        return type(w.y, w.height, n, cell, map.height, (int)call.sampling);
     }
     static __device__ inline type x(const Call& call, const Window& w, const Map& map, int n, int cell) {
-        return type(w.x, w.width, n, cell, map.width, call.sampling);
+        return type(w.x, w.width, n, cell, map.width, (int)call.sampling);
     }
 };
 
-// The gradient of a cell from the means of one window.
+// Add what the means of one window give to a cell, in `count` channels.
 template <class A, bool align>
-__device__ inline double gather_row(const Call& call, const Map& map, const Window& window, i64 row, i64 channel, int y, int x) {
+__device__ inline void gather_window(const Call& call, const Map& map, const Window& window, i64 row, i64 channel,
+                                     int count, int y, int x, double* sums) {
     typedef WeightsOf<A, align> Weights;
-    double sum = 0;
     for (int l = 0; l < call.levels; l++) {
         const Level& level = level_of(call, l);
         auto down = Weights::y(call, window, map, level.rows, y);
         if (down.bins.size() == 0) continue;
         auto along = Weights::x(call, window, map, level.columns, x);
-        const A* grad = (const A*)(call.values_at + row * call.values_step) + call.channels * level.first +
-                        channel * (level.rows * level.columns);
+        i64 bins = level.rows * level.columns;
+        const A* grad = (const A*)(call.values_at + row * call.values_step) + call.channels * level.first + channel * bins;
+#pragma unroll 1
         for (int i = down.bins.first; i < down.bins.stop; i++) {
             double by = down.weight(i);
             if (by == 0) continue;
+#pragma unroll 1
             for (int k = along.bins.first; k < along.bins.stop; k++) {
                 double weight = by * along.weight(k);
-                if (weight != 0) sum += (double)grad[(i64)i * level.columns + k] * weight;
+                if (weight == 0) continue;
+                const A* own = grad + (i64)i * level.columns + k;
+#pragma unroll
+                for (int c = 0; c < GATHERED; c++)
+                    if (c < count) sums[c] = fma((double)own[c * bins], weight, sums[c]);
             }
         }
     }
-    return sum;
 }
 
-// Whether a window may have a part in a cell, along one axis.
-__device__ inline bool reaches(double begin, double extent, int cell) {
+// Whether a window may have a part in some cells of an axis. A sample left of the map has one in its first cell, one
+// right of it in its last.
+__device__ inline bool reaches(double begin, double extent, int side, Span cells) {
     double slack = 2 + rounding_error(begin, extent);
-    return (double)cell >= begin - slack && (double)cell <= begin + extent + slack;
+    double low = clip(begin - slack, 0, side - 1.0), high = clip(begin + extent + slack, 0, side - 1.0);
+    return high >= (double)cells.first && low < (double)cells.stop;
 }
 
-// A thread adds up the gradient of one cell, from all windows of its map in their order.
-template <class A, bool align>
-__global__ void __launch_bounds__(THREADS, 2) gather_means(const Call call) {
-    i64 block = blockIdx.x, n = block / call.chunk / call.channels, channel = block / call.chunk % call.channels;
-    i64 cell = block % call.chunk * THREADS + threadIdx.x;  // `chunk`: blocks of a plane
-    Map map = map_of(call, n);
-    if (cell >= map.height * map.width) return;
-    int y = (int)(cell / map.width), x = (int)(cell % map.width);
-    double sum = 0;
-    if (!call.windows_at) sum = gather_row<A, align>(call, map, window_of(call, n), n, channel, y, x);
-    for (i64 row = 0; call.windows_at && row < call.windows; row++) {
-        Window window = window_of(call, row);
-        // A sample left of the map still has a part in its first cell, one right of it in its last.
-        bool near_y = y == 0 || y == map.height - 1, near_x = x == 0 || x == map.width - 1;
-        if (window.map != n || !(near_y || reaches(window.y, window.height, y)) || !(near_x || reaches(window.x, window.width, x)))
-            continue;
-        sum += gather_row<A, align>(call, map, window, row, channel, y, x);
+// List those of a block's next windows that may have a part in its cells, in their order; return how many.
+__device__ inline int list_windows(const Call& call, const Map& map, i64 n, i64 begin, i64 stop, Span rows,
+                                   Span columns, int* list) {
+    int* counts = list + GATHER_THREADS;
+    int thread = (int)threadIdx.x, before = 0, found = 0;
+    bool near = false;
+    if (begin + thread < stop) {
+        Window window = window_of(call, begin + thread);
+        near = window.map == n && reaches(window.y, window.height, map.height, rows) &&
+               reaches(window.x, window.width, map.width, columns);
     }
-    ((A*)(map.at + channel * map.channel_step))[cell] = (A)sum;
+    unsigned all = __ballot_sync(ALL, near);
+    if (thread % WARP == 0) counts[thread / WARP] = __popc(all);
+    __syncthreads();
+#pragma unroll 1
+    for (int warp = 0; warp < GATHER_THREADS / WARP; warp++) {
+        if (warp < thread / WARP) before += counts[warp];
+        found += counts[warp];
+    }
+    // All threads are done with the list before, or they had not come to the barrier above.
+    if (near) list[before + __popc(all & ((1u << thread % WARP) - 1))] = thread;
+    __syncthreads();
+    return found;
+}
+
+// A block adds up the gradients of a rectangle of cells, `lanes` wide, in some channels; each thread those of a cell,
+// from all windows around it, in their order.
+template <class A, bool align>
+__global__ void __launch_bounds__(GATHER_THREADS, 3) gather_means(const Call call) {
+    DYNAMIC_SHARED(shared);
+    int* list = (int*)shared;
+    unsigned groups = (unsigned)ceil_divide(call.channels, (i64)GATHERED), block = blockIdx.x / (unsigned)call.chunk;
+    i64 n = block / groups, channel = block % groups * GATHERED;
+    int rectangle = (int)(blockIdx.x % (unsigned)call.chunk), count = (int)smaller((i64)GATHERED, call.channels - channel);
+    Map map = map_of(call, n);
+    int wide = (int)call.lanes, tall = GATHER_THREADS / wide, across = ceil_divide(map.width, wide);
+    Span rows = {rectangle / across * tall, rectangle / across * tall + tall};
+    Span columns = {rectangle % across * wide, rectangle % across * wide + wide};
+    if (rows.first >= map.height) return;
+    int y = rows.first + (int)threadIdx.x / wide, x = columns.first + (int)threadIdx.x % wide;
+    bool inside = y < map.height && x < map.width;
+    double sums[GATHERED] = {};
+    i64 stop = call.windows_at ? call.windows : n + 1;
+    for (i64 begin = call.windows_at ? 0 : n; begin < stop; begin += GATHER_THREADS) {
+        int found = list_windows(call, map, n, begin, stop, rows, columns, list);
+#pragma unroll 1
+        for (int k = 0; inside && k < found; k++) {
+            i64 row = begin + list[k];
+            Window window = window_of(call, row);
+            if (reaches(window.y, window.height, map.height, {y, y + 1}) &&
+                reaches(window.x, window.width, map.width, {x, x + 1}))
+                gather_window<A, align>(call, map, window, row, channel, count, y, x, sums);
+        }
+    }
+#pragma unroll
+    for (int c = 0; c < GATHERED; c++)
+        if (inside && c < count) ((A*)(map.at + (channel + c) * map.channel_step))[(i64)y * map.width + x] = (A)sums[c];
 }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from struct import Struct
+from typing import Any, TypeAlias
 
 import cupy
 import numpy as np
@@ -48,19 +48,19 @@ FIELDS = (
     *("aligned", "sampling"),
     *("values_at", "values_step", "places_at", "places_step", "weights_at", "weights_step"),
     *("packed_at", "firsts_at", "pitch"),
-    *("group", "chunk", "lanes", "vectors", "parts", "part_step", "shared_planes"),
+    *("group", "chunk", "lanes", "parts", "part_step", "shared_planes", "room", "tiles", "states_at", "slots"),
 )
-CALL = np.dtype([(name, np.float64 if name in ("stride", "offset") else np.int64) for name in FIELDS])
+ZEROS = dict.fromkeys(FIELDS, 0)
+CALL = Struct("".join("d" if name in ("stride", "offset") else "q" for name in FIELDS))
+Slots: TypeAlias = tuple[tuple[int, int], ...]
 RULES = ("adaptive", "sliding", "caffe", "fast_rcnn")
 
 
-def launch(kernel: str, blocks: int, fields: Mapping[str, Any], threads: int = THREADS, shared: int = 0) -> None:
+def launch(kernel: str, blocks: int, fields: dict[str, Any], threads: int = THREADS, shared: int = 0) -> None:
     """Run a kernel on the current device and stream; `shared` is bytes of shared memory for each block."""
     if not blocks:
         return
-    call = np.zeros((), CALL)
-    for name, value in fields.items():
-        call[name] = value
+    call = np.void(CALL.pack(*(ZEROS | fields).values()))  # by value, of a type that CuPy takes without looking into it
     _function(kernel, cupy.cuda.runtime.getDevice())((blocks,), (threads,), (call,), shared_mem=shared)
 
 
@@ -91,23 +91,23 @@ def level_fields(levels: Any, bins: int, rule: str) -> dict[str, int]:
     return {"levels_at": levels.data.ptr, "levels": len(levels), "bins": bins, "rule": RULES.index(rule)}
 
 
-def level_tables(pyramid: Pyramid, unions: bool, threads: tuple[int, ...] = ()) -> Any:
+def level_tables(pyramid: Pyramid, unions: bool, slots: Slots | None = None) -> Any:
     """Lay out the table of levels on the current device.
 
-    `unions` says whether levels may be made from finer ones, `threads` how many threads reduce a bin of each level.
+    `unions` says whether levels may be made from finer ones; `slots` is how many states of a tile are enough for the
+    rows and columns of bins of each level, all of them if not given.
     """
-    return _level_tables(pyramid.levels, unions, threads, cupy.cuda.runtime.getDevice())
+    return _level_tables(pyramid.levels, unions, slots or pyramid.levels, cupy.cuda.runtime.getDevice())
 
 
 @lru_cache(maxsize=256)
-def _level_tables(levels: tuple[Level, ...], unions: bool, threads: tuple[int, ...], device: int) -> Any:
+def _level_tables(levels: tuple[Level, ...], unions: bool, slots: Slots, device: int) -> Any:
     rows, columns = ({level[axis] for level in levels} for axis in (0, 1))
-    table = level_table(levels, _nests(rows), _nests(columns), unions)[:, [0, 1, 2, 5, 6, 7, 0, 0]]
+    table = level_table(levels, _nests(rows), _nests(columns), unions)[:, [0, 1, 2, 5, 6, 7]]
     finest_first = np.argsort([-r * c for r, c in levels], kind="stable")
-    table[:, 6] = np.array(threads or [1] * len(levels))[finest_first]
-    blocks = -(-table[:, 0] * table[:, 1] * table[:, 6] // THREADS)
-    table[:, 7] = np.cumsum(blocks) - blocks
-    uploaded = cupy.asarray(np.ascontiguousarray(table, dtype=np.int32))
+    sizes = np.array(slots, dtype=np.int64)[finest_first]
+    before = np.cumsum(sizes.prod(axis=1)) - sizes.prod(axis=1)
+    uploaded = cupy.asarray(np.column_stack([table, before, sizes]).astype(np.int32))
     cupy.cuda.get_current_stream().synchronize()  # it will be used on other streams, too
     return uploaded
 

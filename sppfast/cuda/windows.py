@@ -68,7 +68,7 @@ def plan_windows(
     else:
         numbers, index = _upload(rois, batch_index, maps.count, rounding)
     planned = cupy.empty((len(numbers), WINDOW_BYTES // 8), dtype=np.float64)
-    status = cupy.zeros(1, dtype=np.int64)
+    status = cupy.zeros(1, dtype=np.int64) if on_device and is_checked() else None
     alive, fields = map_fields(kept, maps)
     fields |= {
         "windows": len(numbers),
@@ -77,12 +77,12 @@ def plan_windows(
         "index_at": 0 if index is None else index.data.ptr,
         "windows_at": planned.data.ptr,
         "rounding": (*ROUNDINGS, "align").index(rounding),
-        "status_at": status.data.ptr,
+        "status_at": 0 if status is None else status.data.ptr,
     }
     precision = "double" if maps.dtype.itemsize == 8 and rounding == "align" else "float"
     where: dict[str, Any] = {"stride": geometry.stride, "offset": geometry.offset}
     launch(f"plan_windows<{precision}>", -(-len(numbers) // THREADS), {**fields, **where, **options})
-    if on_device and is_checked() and int(status[0]):
+    if status is not None and int(status[0]):
         _upload(rois, batch_index, maps.count, rounding)  # raises
     del alive
     return planned

@@ -1,22 +1,24 @@
 """CuPy on the CPU, for tests: as much of it as sppfast.cuda uses, over the emulation of CUDA beside it.
 
 Arrays are NumPy's in a thin shell that, as CuPy's, does not become a NumPy array by itself. New memory is filled with
-garbage. Kernels are compiled by g++, all of kernels.cu at once, and kept in a folder for the next time.
+garbage. Kernels are compiled by g++, all of one type at once, and kept in a folder for the next time.
 """
 
 import ctypes
 import hashlib
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from cuda_emulation.registers import TYPES, instances
+from cuda_emulation.registers import instances
 
 import sppfast
 
@@ -43,6 +45,9 @@ class Device:
         return self
 
     def __exit__(self, *error):
+        pass
+
+    def synchronize(self):
         pass
 
 
@@ -166,18 +171,22 @@ def from_dlpack(value):
 # ---- kernels ----
 
 
-def _library():
-    names = [kernel for name in TYPES for kernel in instances(name)]
-    table = ",\n".join(f'{{"{name}", [](const void* call) {{ {name}(*(const Call*)call); }}}}' for name in names)
+@cache
+def library(kind):
+    """Build all kernels of a type, or find them built."""
+    names = instances(kind)
+    run = "[](const void* call) {{ {0}(*(const Call*)call); }}"
+    table = ",\n".join(f'{{"{name}", (const void*)&{name}, {run.format(name)}}}' for name in names)
     source = f"""
         #include "kernels.cu"
-        struct Entry {{ const char* name; void (*run)(const void*); }};
+        struct Entry {{ const char* name; const void* at; void (*run)(const void*); }};
         static const Entry entries[] = {{ {table} }};
         extern "C" int64_t call_size() {{ return sizeof(Call); }}
         extern "C" int run(
-            const char* name, const void* call, unsigned blocks, unsigned threads, size_t shared, unsigned seed) {{
+            const char* name, const void* at, const void* call, unsigned blocks, unsigned threads, size_t shared,
+            unsigned seed) {{
             for (const Entry& entry : entries)
-                if (!std::strcmp(entry.name, name)) {{
+                if (name ? !std::strcmp(entry.name, name) : at == entry.at) {{
                     emulation::run_grid(entry.run, call, blocks, threads, shared, seed);
                     return 0;
                 }}
@@ -186,20 +195,18 @@ def _library():
     """
     parts = [source.encode(), *(path.read_bytes() for path in (CUDA / "kernels.cu", HERE / "emulation.h"))]
     digest = hashlib.sha256(b"".join([*parts, " ".join(FLAGS).encode()])).hexdigest()[:16]
-    library = Path(tempfile.gettempdir()) / f"sppfast-emulation-{os.getuid()}" / f"{digest}.so"
-    if not library.exists():
-        library.parent.mkdir(exist_ok=True)
-        built = library.with_suffix(f".{os.getpid()}")
+    found = Path(tempfile.gettempdir()) / f"sppfast-emulation-{os.getuid()}" / f"{digest}.so"
+    if not found.exists():
+        found.parent.mkdir(exist_ok=True)
+        built = found.with_suffix(f".{os.getpid()}")
         command = ["g++", *FLAGS, f"-I{CUDA}", f"-I{HERE}", "-x", "c++", "-", "-o", str(built)]
         subprocess.run(command, input=source, text=True, check=True, stdout=sys.stderr)
-        built.rename(library)
-    return ctypes.CDLL(str(library))
+        built.rename(found)
+    return ctypes.CDLL(str(found))
 
 
 class RawModule:
     """Kernels by name."""
-
-    library = None
 
     def __init__(self, code, options=(), name_expressions=()):
         assert code == (CUDA / "kernels.cu").read_text()
@@ -208,18 +215,16 @@ class RawModule:
 
     def get_function(self, name):
         assert name in self.names
-        if RawModule.library is None:
-            RawModule.library = _library()
-        run = RawModule.library.run
+        kernels = library(re.match(r"\w+<([\w ]+)", name)[1])
 
         def call(grid, block, args, shared_mem=0):
-            (fields,) = args
-            assert fields.nbytes == RawModule.library.call_size()
+            (fields,) = map(np.asarray, args)
+            assert fields.nbytes == kernels.call_size()
             assert 1 <= grid[0] < 2**31 and 1 <= block[0] <= 1024 and shared_mem <= 48 * 1024
             launched.append(name)
             sizes = ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), ctypes.c_size_t(shared_mem)
-            missing = run(
-                name.encode(), ctypes.c_void_p(fields.ctypes.data), *sizes, ctypes.c_uint(random.getrandbits(32))
+            missing = kernels.run(
+                name.encode(), None, ctypes.c_void_p(fields.ctypes.data), *sizes, ctypes.c_uint(random.getrandbits(32))
             )
             assert not missing, f"{name} is not among the instances of this module"
 

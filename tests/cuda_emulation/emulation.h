@@ -4,6 +4,10 @@
 // instruction of the warp, in an order that is shuffled anew each time: what needs a barrier and has none gives wrong
 // results, a barrier that some threads of a block do not reach is an error. Blocks run in shuffled order too. Shared
 // memory is as large as was asked for, and begins as garbage.
+//
+// Under ThreadSanitizer each fiber is a thread of its own, for which only a barrier, __syncwarp() and the end of a kernel
+// order memory, not the votes and shuffles of a warp: two threads, of one block or of two, that touch an item without
+// one of these between them are a data race, in whatever order they run.
 
 #pragma once
 
@@ -19,9 +23,14 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
-#define SANITIZED 1
+#endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#define RACES 1
+#define UNSEEN __attribute__((no_sanitize("thread")))
 #else
-#define SANITIZED 0
+#define RACES 0
+#define UNSEEN
 #endif
 #include <csetjmp>
 #include <ucontext.h>
@@ -36,6 +45,7 @@
 using std::ceil;
 using std::fabs;
 using std::floor;
+using std::fma;
 
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
@@ -49,6 +59,7 @@ struct Dim {
 
 const int WARP_SIZE = 32;
 const size_t STACK_BYTES = 1 << 17;
+const int ORDERS = 64;  // barriers in a row that are told from each other
 
 enum State { READY, AT_BARRIER, AT_WARP, DONE };
 
@@ -61,6 +72,8 @@ struct Fiber {
     bool started = false;
     unsigned index = 0;
     int instruction = 0;  // of the warp, that it waits at
+    unsigned barriers = 0, meetings = 0;  // how often it was at one: of the block, of the warp
+    void* race_thread = nullptr;
     uint64_t slot = 0;  // what it tells the other threads of its warp
 };
 
@@ -75,6 +88,8 @@ struct Block {
     void* fake_stack = nullptr;
     const void* stack = nullptr;  // of the scheduler
     size_t stack_bytes = 0;
+    void* race_thread = nullptr;
+    char begin, end, barriers[ORDERS], meetings[32][ORDERS];  // only their addresses count: what orders memory
 };
 
 inline Block* block;
@@ -86,35 +101,62 @@ inline Dim block_index, block_dim, grid_dim;
     std::abort();
 }
 
+#if RACES
+inline void order_before(void* at) { __tsan_release(at); }
+inline void order_after(void* at) { __tsan_acquire(at); }
+#else
+inline void order_before(void*) {}
+inline void order_after(void*) {}
+#endif
+
+// What a fiber meets others at, that orders memory.
+UNSEEN inline void* meeting(Fiber& fiber, State state) {
+    if (state == AT_BARRIER) return &block->barriers[fiber.barriers++ % ORDERS];
+    if (state == AT_WARP && fiber.instruction == 0)
+        return &block->meetings[fiber.index / WARP_SIZE][fiber.meetings++ % ORDERS];
+    return state == DONE ? &block->end : nullptr;
+}
+
 // Switching by jumps saves two system calls each time; the sanitizers want to be told, and know contexts only.
-inline void leave_fiber(State state) {
+UNSEEN inline void leave_fiber(State state) {
     Fiber& fiber = *block->now;
+    void* at = meeting(fiber, state);
+    if (at) order_before(at);
     fiber.state = state;
-#if SANITIZED
+#if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&fiber.fake_stack, block->stack, block->stack_bytes);
     swapcontext(&fiber.context, &block->scheduler);
     __sanitizer_finish_switch_fiber(fiber.fake_stack, &block->stack, &block->stack_bytes);
+#elif RACES
+    __tsan_switch_to_fiber(block->race_thread, __tsan_switch_to_fiber_no_sync);
+    swapcontext(&fiber.context, &block->scheduler);
 #else
     if (!_setjmp(fiber.place)) _longjmp(block->place, 1);
 #endif
+    if (at && state != DONE) order_after(at);
 }
 
-inline void fiber_main() {
-#if SANITIZED
+UNSEEN inline void fiber_main() {
+#if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(nullptr, &block->stack, &block->stack_bytes);
 #endif
     for (;;) {
+        order_after(&block->begin);
         block->body(block->arguments);
         leave_fiber(DONE);
     }
 }
 
-inline void enter_fiber(Fiber& fiber) {
+UNSEEN inline void enter_fiber(Fiber& fiber) {
     block->now = &fiber;
-#if SANITIZED
+#if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&block->fake_stack, fiber.stack.get(), STACK_BYTES);
     swapcontext(&block->scheduler, &fiber.context);
     __sanitizer_finish_switch_fiber(block->fake_stack, nullptr, nullptr);
+#elif RACES
+    if (!fiber.race_thread) fiber.race_thread = __tsan_create_fiber(0);
+    __tsan_switch_to_fiber(fiber.race_thread, __tsan_switch_to_fiber_no_sync);
+    swapcontext(&block->scheduler, &fiber.context);
 #else
     if (_setjmp(block->place)) return;
     if (fiber.started) _longjmp(fiber.place, 1);
@@ -123,9 +165,10 @@ inline void enter_fiber(Fiber& fiber) {
 #endif
 }
 
-inline void start(Fiber& fiber, unsigned index) {
+UNSEEN inline void start(Fiber& fiber, unsigned index) {
     fiber.state = READY;
     fiber.index = index;
+    fiber.barriers = fiber.meetings = 0;
     if (fiber.stack) return;  // it waits for another block
     fiber.stack.reset(new char[STACK_BYTES]);
     getcontext(&fiber.context);
@@ -136,7 +179,7 @@ inline void start(Fiber& fiber, unsigned index) {
 }
 
 // Let the threads of a warp go on that wait for each other; whether there were any.
-inline bool release_warps(unsigned threads) {
+UNSEEN inline bool release_warps(unsigned threads) {
     bool released = false;
     for (unsigned first = 0; first < threads; first += WARP_SIZE) {
         unsigned stop = std::min(first + WARP_SIZE, threads), waiting = 0;
@@ -153,7 +196,7 @@ inline bool release_warps(unsigned threads) {
     return released;
 }
 
-inline bool release_barrier(unsigned threads) {
+UNSEEN inline bool release_barrier(unsigned threads) {
     unsigned waiting = 0, done = 0;
     for (unsigned i = 0; i < threads; i++) {
         waiting += block->fibers[i].state == AT_BARRIER;
@@ -165,7 +208,7 @@ inline bool release_barrier(unsigned threads) {
     return true;
 }
 
-inline void run_block(std::mt19937& random) {
+UNSEEN inline void run_block(std::mt19937& random) {
     unsigned threads = block_dim.x;
     std::vector<unsigned> order(threads);
     for (unsigned i = 0; i < threads; i++) {
@@ -179,7 +222,13 @@ inline void run_block(std::mt19937& random) {
     } while (release_warps(threads) || release_barrier(threads));
 }
 
-inline void run_grid(void (*body)(const void*), const void* arguments, unsigned blocks, unsigned threads, size_t shared_bytes, unsigned seed) {
+inline std::unique_ptr<char[]> shared_memory(size_t bytes) {
+    std::unique_ptr<char[]> memory(new char[bytes]);  // begins at a multiple of 16
+    std::memset(memory.get(), 0xa5, bytes);
+    return memory;
+}
+
+UNSEEN inline void run_grid(void (*body)(const void*), const void* arguments, unsigned blocks, unsigned threads, size_t shared_bytes, unsigned seed) {
     static Block own;
     std::mt19937 random(seed);
     std::vector<unsigned> order(blocks);
@@ -191,23 +240,30 @@ inline void run_grid(void (*body)(const void*), const void* arguments, unsigned 
     own.arguments = arguments;
     block_dim.x = threads;
     grid_dim.x = blocks;
+    std::vector<std::unique_ptr<char[]>> shared(RACES ? blocks : 1);
+    own.begin = own.end = 0;
+#if RACES  // memory that blocks had one after the other would look like a race
+    own.race_thread = __tsan_get_current_fiber();
+    for (auto& memory : shared) memory = shared_memory(shared_bytes);
+#endif
+    order_before(&own.begin);
     for (unsigned i : order) {
-        std::unique_ptr<char[]> shared(new char[shared_bytes]);  // begins at a multiple of 16
-        std::memset(shared.get(), 0xa5, shared_bytes);
-        own.shared = shared.get();
+        if (!RACES) shared[0] = shared_memory(shared_bytes);
+        own.shared = shared[RACES ? i : 0].get();
         block_index.x = i;
         run_block(random);
     }
+    order_after(&own.end);
 }
 
-inline void wait_for_warp(int instruction) {
+UNSEEN inline void wait_for_warp(int instruction) {
     block->now->instruction = instruction;
     leave_fiber(AT_WARP);
 }
 
 // Tell the warp a value, and hand what all its threads told to a function.
 template <class T, class Function>
-inline auto collective(int instruction, unsigned mask, T value, Function function) {
+UNSEEN inline auto collective(int instruction, unsigned mask, T value, Function function) {
     static_assert(sizeof(T) <= sizeof(uint64_t), "");
     if (mask != 0xffffffffu) fail("only instructions of whole warps are emulated");
     Fiber& own = *block->now;

@@ -25,8 +25,9 @@ OPTIONS = ("--std=c++17", "--fmad=false", "-I", "-ftz=true")  # those of launch.
 def instances(name):
     """All kernels of one type that the launchers can ask for."""
     vector = min(16 // BYTES[name], 8)
-    kernels = [f"pack_maps<{name}>", *(f"pool_windows<{name}, {mode}, {vector}>" for mode in TYPES[name])]
-    kernels += [f"{kernel}<{name}, {mode}>" for kernel in ("pool_planes", "pool_bins") for mode in TYPES[name][:3]]
+    kernels = [f"pack_maps<{name}>"]
+    kernels += [f"pool_windows<{name}, {mode}, {size}>" for size in (vector, 1) for mode in TYPES[name]]
+    kernels += [f"{kernel}<{name}, {mode}>" for kernel in ("pool_tiles", "merge_tiles") for mode in TYPES[name][:3]]
     return kernels + [kernel.format(name) for kernel in SPECIFIC if name in ("float", "double")]
 
 
