@@ -20,7 +20,7 @@ if __name__ == "__main__":
         *itertools.product(sorted(set(DTYPES) - {"bool"}), ("max", "argmax", "avg"), (0, 1), [kernels.build]),
         *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather]),
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate]),
-        *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread]),
+        *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map]),
         *itertools.product(SINGLES, ("avg",), (1,), [scatter.build]),
     ]
     with multiprocessing.get_context("spawn").Pool(available_cores(), maxtasksperchild=12) as pool:

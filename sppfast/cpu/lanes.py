@@ -343,6 +343,19 @@ load_i64 = _load_item("load_i64", 64)  # of a descriptor
 
 
 @intrinsic
+def are_below(typingctx: Any, address: Any, limit: Any) -> Any:
+    """Tell whether the integers of a cache line of a table are all less than a limit, and none is negative."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        line = _load(builder, args[0], ir.VectorType(I32, LINE_BYTES // 4))
+        limit = _splat(builder, builder.trunc(args[1], I32), line.type.count)
+        bits = builder.bitcast(builder.icmp_unsigned("<", line, limit), ir.IntType(line.type.count))
+        return builder.icmp_signed("==", bits, ir.Constant(bits.type, -1))
+
+    return types.boolean(types.int64, types.int64), codegen
+
+
+@intrinsic
 def load_f64(typingctx: Any, address: Any, index: Any) -> Any:
     """Load a number of a table."""
 

@@ -48,6 +48,7 @@ from .lanes import (
     accumulator_bytes,
     add_item,
     add_weighted,
+    are_below,
     clear_byte,
     clear_line,
     copy_item,
@@ -69,6 +70,7 @@ from .lanes import (
 )
 from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
 
+LINE_ITEMS = LINE_BYTES // 4  # indices of a cache line
 AHEAD = 2  # windows, whose gradients are on their way here while one is scattered
 MAXIMA, PEAKS, MEANS, MORE_MAXIMA = range(4)  # what a call scatters
 
@@ -109,17 +111,13 @@ def add_number(address, value, t):
 # --- maxima, whose place is known -----------------------------------------------------------------------------------
 
 
-@routine()
-def scatter_run(desc, plane, area, offset, count, row, t):
-    """Add the gradients of a run of bins to the cells that were their maxima; an empty bin has none."""
-    grad = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP) + offset * item_bytes(t)
-    index = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP) + offset * 4
-    for i in range(count):
-        place = load_i32(index, i)
-        if 0 <= place < area:
-            add_item(plane + place * item_bytes(t), grad + i * item_bytes(t), t)
-        elif place != -1:
-            store_i64(load_i64(desc, STATUS_AT), 0, row + 1)
+@routine(types.boolean)
+def are_inside(index, count, area):
+    """Tell whether indices all lie in the map, if there are enough of them for that to be worth while."""
+    inside = count >= LINE_ITEMS
+    for i in range(0, count if inside else 0, LINE_ITEMS):
+        inside &= are_below(index + min(i, count - LINE_ITEMS) * 4, area)
+    return inside
 
 
 @routine()
@@ -130,20 +128,53 @@ def prefetch_run(at, size):
 
 
 @routine()
+def scatter_pairs(planes, grad, index, next_grad, next_index, area, count, channels, t):
+    """Add the gradients of runs of bins, one for each channel, to the cells that were their maxima; fetch later runs.
+
+    Two channels at a time: bins next to each other often have the same maximum, and each must wait for the one before.
+    """
+    item = item_bytes(t)
+    plane, run, places = area * item, count * item, count * 4
+    for k in range(0, channels, 2):
+        prefetch_run(next_grad + k * run, 2 * run)
+        prefetch_run(next_index + k * places, 2 * places)
+        one, from_, where = planes + k * plane, grad + k * run, index + k * places
+        for i in range(count):
+            add_item(one + load_i32(where, i) * item, from_ + i * item, t)
+            add_item(one + plane + load_i32(where, count + i) * item, from_ + run + i * item, t)
+
+
+@routine(types.int64)
+def scatter_checked(planes, grad, index, area, count, first, last, t):
+    """Do the same for any channels, where bins may be empty; return whether an index is wrong."""
+    wrong = 0
+    for k in range(first, last):
+        for i in range(k * count, k * count + count):
+            place = load_i32(index, i)
+            if 0 <= place < area:
+                add_item(planes + (k * area + place) * item_bytes(t), grad + i * item_bytes(t), t)
+            elif place != -1:
+                wrong = 1
+    return wrong
+
+
+@routine()
 def scatter_window(desc, planes, map_, row, next_row, channel, valid, t):
     """Add the gradients of a window's maxima to their cells, and fetch those of one to come meanwhile."""
     area, channels = load_i64(map_, 1) * load_i64(map_, 2), load_i64(desc, CHANNELS)
-    grad = load_i64(desc, GRAD_AT) + next_row * load_i64(desc, GRAD_STEP)
-    index = load_i64(desc, INDEX_AT) + next_row * load_i64(desc, INDEX_STEP)
+    grads, indices = load_i64(desc, GRAD_AT), load_i64(desc, INDEX_AT)
+    grad_step, index_step = load_i64(desc, GRAD_STEP), load_i64(desc, INDEX_STEP)
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        offset = channels * first + channel * count
-        for k in range(valid):
-            if next_row != row:
-                prefetch_run(grad + (offset + k * count) * item_bytes(t), count * item_bytes(t))
-                prefetch_run(index + (offset + k * count) * 4, count * 4)
-            scatter_run(desc, planes + k * area * item_bytes(t), area, offset + k * count, count, row, t)
+        grad = grads + (channels * first + channel * count) * item_bytes(t)
+        index = indices + (channels * first + channel * count) * 4
+        next_grad, next_index = grad + next_row * grad_step, index + next_row * index_step
+        grad, index = grad + row * grad_step, index + row * index_step
+        paired = valid // 2 * 2 if are_inside(index, valid * count, area) else 0
+        scatter_pairs(planes, grad, index, next_grad, next_index, area, count, paired, t)
+        if scatter_checked(planes, grad, index, area, count, paired, valid, t):
+            store_i64(load_i64(desc, STATUS_AT), 0, row + 1)
 
 
 # --- maxima of RoI align, looked for again --------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from math import ceil, inf
 
 from numba.core import types
 
+from ..arrays import LINE_BYTES
 from .compile import routine
 from .kernels import (
     BASE_AT,
@@ -77,6 +78,7 @@ from .lanes import (
     store_accumulator,
     store_f64,
     store_i64,
+    store_rounded,
 )
 
 TAP_BYTES = 16  # int64 place, float64 weight
@@ -353,20 +355,22 @@ def spread_level(desc, number, row, tile, cells, width, t):
 
 
 @routine()
-def spread_window(desc, row, tile, cells, run, width, channel, t):
-    """Add the gradients of a window's bins, one channel block, to the cells of the map.
-
-    To `pack` the bins of a level are a map of one row, `run`.
-    """
+def pack_grads(desc, level, row, cells, run, channel, t):
+    """Pack the gradients of a level's bins, one channel block: to `pack` they are a map of one row, `run`."""
     channels, item = load_i64(desc, CHANNELS), item_bytes(t)
+    first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
+    store_i64(run, 3, count * item)
+    store_i64(run, 4, count * item)
+    store_i64(run, 5, item)
+    grad = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP) + channels * first * item
+    pack(cells, run, grad, channel, channels, 0, 1, 0, count, t)
+
+
+@routine()
+def spread_window(desc, row, tile, cells, run, width, channel, t):
+    """Add the gradients of a window's bins, one channel block, to the cells of the map."""
     for i in range(load_i64(desc, LEVELS)):
-        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
-        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        store_i64(run, 3, count * item)
-        store_i64(run, 4, count * item)
-        store_i64(run, 5, item)
-        grad = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP) + channels * first * item
-        pack(cells, run, grad, channel, channels, 0, 1, 0, count, t)
+        pack_grads(desc, load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i, row, cells, run, channel, t)
         spread_level(desc, i, row, tile, cells, width, t)
 
 
@@ -394,6 +398,87 @@ def run_spread(desc, task, worker, t):
     write(out, flat, tile, area, min(lane_count(t), channels - channel), load_i64(desc, STREAM), False, t)
 
 
+# --- the gradient of the means of whole maps --------------------------------------------------------------------------
+# Cells with the same edges around them have the same gradient. Along an axis they are a *strip*.
+
+
+@routine(types.int64)
+def number_strips(desc, edges, strips, side, axis):
+    """Number the strips of an axis: write down that of each place, and of the end; return how many there are."""
+    for i in range(side + 1):
+        store_i64(strips, i, 0)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        places = edges + 4 * load_i64(level, Y_EDGES + axis)
+        for k in range(2 * load_i64(level, ROWS + axis)):
+            store_i64(strips, load_i32(places, k), 1)
+    store_i64(strips, 0, 0)  # the first begins there in any case
+    for i in range(side):
+        store_i64(strips, i + 1, load_i64(strips, i) + load_i64(strips, i + 1))
+    return load_i64(strips, side - 1) + 1
+
+
+@routine()
+def spread_block(cell, tile, width, top, bottom, left, right, weight, t):
+    """Add the weighted gradient of a bin to a block of a tile."""
+    value = load_cell(cell, t)
+    for y in range(top, bottom):
+        for x in range(left, right):
+            place = tile + (y * width + x) * accumulator_bytes(t)
+            store_accumulator(place, add_weighted(load_accumulator(place, t), value, weight, t), t)
+
+
+@routine()
+def spread_strips(desc, level, tile, width, cells, y_edges, x_edges, y_strips, x_strips, t):
+    """Add the gradients of a level's bins to where strips cross."""
+    rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+    y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+    for y in range(rows):
+        top, bottom = load_i32(y_places, y), load_i32(y_places, rows + y)
+        for x in range(columns):
+            left, right = load_i32(x_places, x), load_i32(x_places, columns + x)
+            if top < bottom and left < right:
+                low, high = load_i64(y_strips, top), load_i64(y_strips, bottom)
+                first, last = load_i64(x_strips, left), load_i64(x_strips, right)
+                weight = 1.0 / ((bottom - top) * (right - left))
+                spread_block(cells, tile, width, low, high, first, last, weight, t)
+            cells += cell_bytes(t)
+
+
+@routine()
+def run_spread_map(desc, task, worker, t):
+    """Write the gradient of the means of one map, one channel block. Bound: every cell is written once."""
+    blocks = load_i64(desc, BLOCKS)
+    number, channel = task // blocks, task % blocks * lane_count(t)
+    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
+    height, width = load_i64(map_, 1), load_i64(map_, 2)
+    y_edges = load_i64(desc, Y_EDGES_AT) + number * load_i64(desc, Y_EDGES_STEP)
+    x_edges = load_i64(desc, X_EDGES_AT) + number * load_i64(desc, X_EDGES_STEP)
+    tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+    sums = tile + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)
+    flat = sums + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)
+    cells = flat + load_i64(desc, TILE_CELLS) * lane_count(t) * out_item_bytes(t)
+    run = cells + load_i64(desc, BINS) * cell_bytes(t)
+    y_strips = run + LINE_BYTES
+    x_strips = y_strips + (height + 1) * 8
+    tall = number_strips(desc, y_edges, y_strips, height, 0)
+    wide = number_strips(desc, x_edges, x_strips, width, 1)
+    for i in range(tall * wide):
+        store_accumulator(sums + i * accumulator_bytes(t), start(t), t)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        pack_grads(desc, level, number, cells, run, channel, t)
+        spread_strips(desc, level, sums, wide, cells, y_edges, x_edges, y_strips, x_strips, t)
+    for y in range(height):
+        for x in range(width):
+            sum_ = sums + (load_i64(y_strips, y) * wide + load_i64(x_strips, x)) * accumulator_bytes(t)
+            store_rounded(tile + (y * width + x) * accumulator_bytes(t), load_accumulator(sum_, t), t)
+    area = height * width
+    out = load_i64(load_i64(desc, OUT_AT), number) + channel * area * out_item_bytes(t)
+    valid = min(lane_count(t), load_i64(desc, CHANNELS) - channel)
+    write(out, flat, tile, area, valid, load_i64(desc, STREAM), False, t)
+
+
 def build_tabulate(dtype, mode, narrow, digest):
     """Make the Python function of the table's kernel, for `numba.cfunc`: (descriptor, task, worker)."""
 
@@ -417,5 +502,14 @@ def build_spread(dtype, mode, narrow, digest):
 
     def kernel(desc, task, worker):
         run_spread(desc, task, worker, reduction(dtype, mode, narrow, digest))
+
+    return kernel
+
+
+def build_spread_map(dtype, mode, narrow, digest):
+    """Make the Python function of the gradient of maps' means, for `numba.cfunc`: (descriptor, task, worker)."""
+
+    def kernel(desc, task, worker):
+        run_spread_map(desc, task, worker, reduction(dtype, mode, narrow, digest))
 
     return kernel

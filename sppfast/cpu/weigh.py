@@ -33,7 +33,7 @@ from .order import order_windows
 
 LANES_BYTES = 2**18  # of gradients of one channel block: up to here they lie in a near cache
 WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
-NEAR_BYTES = 2**19  # of gradients that are scattered together: a second-level cache
+NEAR_BYTES = 2**17  # of gradients that are scattered together: part of a second-level cache
 MAX_GROUP = 32  # channels
 TABLE_BYTES = 2**25  # of taps, at a time
 TABLE_WINDOWS = 64  # for a task that lists taps
@@ -137,21 +137,7 @@ def spread_means(
     narrow = int(is_narrow(maps) or maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES)
     kernel = kernel_of(maps.name, "avg", narrow, taps.build_spread)
     table = Table(maps, plan, index, "avg", workers)
-    cells, bins = maps.largest + SPILL, plan.bins + SPILL
-    blocks = -(-maps.channels // kernel.lanes)
-    addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
-    size = grad.size + sum(target.size for target in targets)
-    fields = {
-        kernels.GRAD_AT: address_of(grad),
-        kernels.GRAD_STEP: grad.strides[0],
-        kernels.OUT_AT: address_of(addresses),
-        kernels.BLOCKS: blocks,
-        kernels.STREAM: size * maps.dtype.itemsize >= STREAM_BYTES,
-        kernels.TILE_CELLS: cells,
-        kernels.BINS: bins,
-    }
-    scratch = cells * (kernel.bin_bytes + kernel.result_bytes) + bins * kernel.cell_bytes + LINE_BYTES
-    _run(kernel, maps, table, index, fields, maps.count * blocks, size >= SERIAL_ITEMS, scratch, workers)
+    _spread(kernel, grad, maps, plan.bins, {}, table, index, targets, workers)
 
 
 def scatter_maxima(
@@ -199,12 +185,45 @@ def scatter_peaks(
 def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArray[Any]], workers: int | None) -> None:
     """Write the gradients of the means of whole maps; the plan has a row for each map, or one for all."""
     index = np.arange(maps.count)
-    if maps.largest * kernel_of(maps.name, "avg").bin_bytes <= LANES_BYTES:
-        return spread_means(grad, maps, plan, index, targets, workers)
+    fields = {**edge_fields(plan), **map_fields(maps)}
+    kernel = kernel_of(maps.name, "avg", int(is_narrow(maps)), taps.build_spread_map)
+    if maps.largest * kernel.bin_bytes <= LANES_BYTES:
+        return _spread(kernel, grad, maps, plan.bins, fields, None, index, targets, workers)
     lines, widest = int(plan.levels[:, ROWS].sum()), 8 * int(maps.widths.max()) + LINE_BYTES
-    fields = {**edge_fields(plan), **map_fields(maps), kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
+    fields |= {kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
     scratch = (1 + _group(maps) * lines) * widest + 16 * lines + 2 * LINE_BYTES
     _scatter(grad, maps, fields, None, index, targets, scratch, workers)
+
+
+def _spread(
+    kernel: Kernel,
+    grad: NDArray[Any],
+    maps: Maps,
+    bins: int,
+    fields: dict[int, int],
+    table: Table | None,
+    index: NDArray[np.int64],
+    targets: list[NDArray[Any]],
+    workers: int | None,
+) -> None:
+    """Sum gradients of means in channel lanes."""
+    cells, bins = maps.largest + SPILL, bins + SPILL
+    blocks = -(-maps.channels // kernel.lanes)
+    addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
+    size = grad.size + sum(target.size for target in targets)
+    fields |= {
+        kernels.GRAD_AT: address_of(grad),
+        kernels.GRAD_STEP: grad.strides[0],
+        kernels.OUT_AT: address_of(addresses),
+        kernels.BLOCKS: blocks,
+        kernels.STREAM: size * maps.dtype.itemsize >= STREAM_BYTES,
+        kernels.TILE_CELLS: cells,
+        kernels.BINS: bins,
+    }
+    scratch = cells * (kernel.bin_bytes + kernel.result_bytes) + bins * kernel.cell_bytes + LINE_BYTES
+    if table is None:  # sums of strips, and the strips: at most as many as there are cells
+        scratch += cells * (kernel.bin_bytes + 8)
+    _run(kernel, maps, table, index, fields, maps.count * blocks, size >= SERIAL_ITEMS, scratch, workers)
 
 
 def _scatter(
@@ -258,8 +277,8 @@ def _run(
 
 
 def _group(maps: Maps) -> int:
-    """Count the channels whose gradients are scattered together."""
-    return min(max(NEAR_BYTES // (maps.largest * maps.dtype.itemsize), 1), MAX_GROUP)
+    """Count the channels whose gradients are scattered together: pairs."""
+    return min(max(NEAR_BYTES // (2 * maps.largest * maps.dtype.itemsize), 1) * 2, MAX_GROUP)
 
 
 def _window_fields(plan: Plan | Samples) -> dict[int, int]:
