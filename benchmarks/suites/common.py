@@ -78,10 +78,10 @@ def make_rois(count: int, size: tuple[int, int], stride: int = STRIDE) -> np.nda
 
 
 def rate(call: Callable, amount: float, seconds: float = 0.3) -> float:
-    """Compute `amount` per second at the best of calls in a row."""
+    """Compute `amount` per second at the best of calls in a row, to four digits."""
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - start)
-    return amount / best
+    return float(f"{amount / best:.4g}")
