@@ -241,7 +241,9 @@ def draw_curve(panel: Any, curve: dict[str, Any]) -> None:
     for name, colour in zip(names, ("#0072b2", "#e69f00", "#009e73"), strict=False):
         line = [point for point in curve["points"] if point["variant"] == name]
         x = [place(axis, point["value"]) for point in line]
-        panel.plot(x, [point["ms"] for point in line], "o-", markersize=3, color=colour, label=name or curve["base"]["mode"])
+        panel.plot(
+            x, [point["ms"] for point in line], "o-", markersize=3, color=colour, label=name or curve["base"]["mode"]
+        )
         if name == names[0]:
             panel.plot(x, [p["bound_ms"] for p in line], "--", color="grey", linewidth=1, label="bound")
     units = {"size": "cells of the map", "levels": "bins", "batch": "maps", "workers": "threads"}
