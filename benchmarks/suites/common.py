@@ -50,8 +50,8 @@ class _Tracked(_Calls):
         self.call(*parameters)
 
     def track_bandwidth(self, *parameters):
-        arrays = (*_built(self, *parameters).args, self.call(*parameters))
-        return rate(partial(self.call, *parameters), sum(array.nbytes for array in arrays) / 1e9)
+        moved = sum(array.nbytes for array in (*_built(self, *parameters).args, self.call(*parameters)))
+        return rate(partial(self.call, *parameters), moved / 1e9)
 
     track_bandwidth.unit = "GB/s"
 
@@ -78,10 +78,10 @@ def make_rois(count: int, size: tuple[int, int], stride: int = STRIDE) -> np.nda
 
 
 def rate(call: Callable, amount: float, seconds: float = 0.3) -> float:
-    """Compute `amount` per second at the best of calls in a row, to four digits."""
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    """Compute `amount` per second at the best of calls in a row, three at least, to four digits."""
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
         call()
-        best = min(best, time.perf_counter() - start)
-    return float(f"{amount / best:.4g}")
+        times.append(time.perf_counter() - start)
+    return float(f"{amount / min(times):.4g}")
