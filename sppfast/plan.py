@@ -26,7 +26,7 @@ class Axis:
     ----------
     start, extent : ndarray of int64, shape (R,)
         Where a window begins, and its cells.
-    limit : ndarray of int64, shape (R,)
+    limit : ndarray of int64, shape (R,) or (1,)
         Cells of the map: what lies outside is cut off, from the bins.
     rule : str
         How an extent is divided into bins, see `bin_edges`.
@@ -125,7 +125,8 @@ def _lay_edges(counts: tuple[int, ...], axis: Axis) -> tuple[Edges, Nests]:
         edges, nests = _relative(counts, axis.rule, axis.extent)
     edges += axis.start.astype(np.int32)[:, None]
     if not axis.inside:
-        np.clip(edges, 0, axis.limit[:, None], out=edges)
+        np.minimum(edges, axis.limit.astype(np.int32)[:, None], out=edges)
+        np.maximum(edges, 0, out=edges)
     return edges, nests
 
 

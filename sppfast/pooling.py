@@ -305,9 +305,7 @@ def plan_windows(
     """Check what is asked of RoI pooling, and plan it: the bins, and the map of each window."""
     one_of("rounding", rounding, ROUNDINGS)
     windows, index = parse_rois(rois, batch_index, maps.count)
-    heights, widths = (
-        side[index] if maps.ragged else np.broadcast_to(side, index.shape) for side in (maps.heights, maps.widths)
-    )
+    heights, widths = (side[index] if maps.ragged else side for side in (maps.heights, maps.widths))
     axes = window_axes(windows, heights, widths, as_geometry(geometry), rounding)
     return make_plan(pyramid, *axes, unions=reduction != "avg"), index
 

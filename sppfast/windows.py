@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,8 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def _whole_index(column: NDArray[Any], maps: int) -> NDArray[np.int64]:
+    if not column.any():
+        return np.zeros(len(column), dtype=np.int64)
     for i in np.flatnonzero(~((column >= 0) & (column < maps) & (column == np.floor(column))))[:1]:
         raise ValueError(f"rois[{i}]: batch index {column[i]} is not a whole number from 0 to {maps - 1}")
     return column.astype(np.int64)
@@ -117,8 +120,8 @@ def window_axes(
     ----------
     windows : ndarray, shape (R, 4)
         In image pixels, or in cells for ``"cells"``.
-    heights, widths : ndarray of int64, shape (R,)
-        Size of each window's map.
+    heights, widths : ndarray of int64, shape (R,) or (1,)
+        Size of each window's map, or of all maps.
     geometry : ConvGeometry
         Pixels to cells.
     rounding : {"sppnet", "fast_rcnn", "cells"}
@@ -130,8 +133,7 @@ def window_axes(
         The windows along both axes of the maps.
     """
     if rounding == "fast_rcnn":
-        x0, y0, x1, y1 = _fast_rcnn_cells(windows, geometry)
-        return _fast_rcnn_axis(y0, y1, heights), _fast_rcnn_axis(x0, x1, widths)
+        return _fast_rcnn_axes(windows, geometry, heights, widths)
     if rounding == "sppnet":
         x0, y0, x1, y1 = geometry.sppnet_cells(windows.astype(np.float64), heights, widths)
         return Axis(y0, y1 - y0, heights), Axis(x0, x1 - x0, widths)
@@ -166,26 +168,39 @@ def _whole_cells(windows: Windows, heights: NDArray[np.int64], widths: NDArray[n
 
 
 def _scaled(windows: Windows, geometry: ConvGeometry, dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    """Pixels to cells, every step in `dtype`; what is beyond its range is at its end, so that nothing becomes NaN."""
-    largest = np.finfo(dtype).max
-
-    def finite(values: Any) -> Any:
-        return np.clip(values, -largest, largest).astype(dtype)
-
-    with np.errstate(over="ignore", divide="ignore"):
-        scale = finite(np.float64(1) / geometry.stride)
-        pixels = finite(finite(windows.astype(np.float64)) - finite(np.float64(geometry.offset)))
-        cells: NDArray[Any] = finite(pixels * scale)
+    """Pixels to cells, every step in `dtype`; what is beyond its range is at its end or infinite, nothing is NaN."""
+    scale, offset, largest = _steps(geometry, np.dtype(dtype))
+    pixels = windows
+    if pixels.dtype != dtype:
+        with np.errstate(over="ignore"):
+            pixels = np.clip(pixels.astype(np.float64).astype(dtype), -largest, largest)
+    with np.errstate(over="ignore"):
+        if offset:
+            pixels = np.clip(pixels - offset, -largest, largest)
+        cells: NDArray[Any] = pixels * scale
     return cells
 
 
-def _fast_rcnn_cells(windows: Windows, geometry: ConvGeometry) -> tuple[NDArray[np.int64], ...]:
+@lru_cache(maxsize=256)
+def _steps(geometry: ConvGeometry, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Cells of a pixel, pixels of the offset and the largest number, in `dtype`."""
+    largest = np.finfo(dtype).max
+    with np.errstate(over="ignore", divide="ignore"):
+        scale = np.float64(1) / geometry.stride
+    steps: NDArray[Any] = np.clip([scale, geometry.offset, largest], -largest, largest).astype(dtype)
+    return steps
+
+
+def _fast_rcnn_axes(
+    windows: Windows, geometry: ConvGeometry, heights: NDArray[np.int64], widths: NDArray[np.int64]
+) -> tuple[Axis, Axis]:
     """Girshick's rounding: float32 throughout, half away from zero."""
-    cells = np.clip(_scaled(windows, geometry, np.float32), -FAR, FAR)
+    cells = np.ascontiguousarray(_scaled(windows, geometry, np.float32).T)
+    np.maximum(np.minimum(cells, FAR, out=cells), -FAR, out=cells)
     whole = np.trunc(cells)
-    away = np.abs(cells - whole) >= 0.5
-    return tuple((whole + np.copysign(away, cells)).astype(np.int64).T)
-
-
-def _fast_rcnn_axis(first: NDArray[np.int64], last: NDArray[np.int64], limit: NDArray[np.int64]) -> Axis:
-    return Axis(first, np.maximum(last - first + 1, 1), limit, "fast_rcnn", inside=False)
+    cells -= whole
+    whole += np.trunc(cells + cells)  # half a cell and more makes another
+    x0, y0, x1, y1 = whole.astype(np.int64)
+    extents = np.maximum(y1 - y0 + 1, 1), np.maximum(x1 - x0 + 1, 1)
+    y, x = (Axis(*axis, "fast_rcnn", inside=False) for axis in zip((y0, x0), extents, (heights, widths), strict=True))
+    return y, x

@@ -66,6 +66,58 @@ def test_bins_of_four_blocks_are_the_bins_of_cells(rng, monkeypatch, maps, level
     np.testing.assert_array_equal(call(step_cells=0), call(step_cells=10**9))
 
 
+@pytest.fixture
+def set_row_cells(monkeypatch):
+    """Set how many cells a bin must have to be reduced by rows."""
+
+    def set_(cells):
+        monkeypatch.setattr(launch, "ROW_CELLS", cells)
+        launch._launch_maps.cache_clear()
+
+    yield set_
+    launch._launch_maps.cache_clear()
+
+
+@pytest.mark.parametrize("return_indices", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int16", "int64"])
+@pytest.mark.parametrize("levels", [(6, 3, 2, 1), (5, 3), [(2, 9), (70, 1)]], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 40, 67), (1, 3, 3, 64), (1, 2, 90, 130)], ids=str)
+def test_bins_by_rows_are_the_bins_of_cells(rng, set_row_cells, shape, levels, dtype, return_indices):
+    """Rows that fill vectors or not quite, few and many; many cells are equal, the smallest number is among them."""
+    low = np.iinfo(dtype).min if np.dtype(dtype).kind in "iu" else -np.inf
+    x = rng.choice(np.array([low, low, low, 0, 1], dtype), shape, p=[0.4, 0.3, 0.2, 0.09, 0.01])
+    if np.dtype(dtype).kind == "f":
+        x[rng.random(shape) < 0.01] = -0.0
+        x[rng.random(shape) < 0.0005] = np.nan
+    wide = np.ascontiguousarray(np.moveaxis(x, -1, 0))
+
+    def calls():
+        for maps in (x, np.moveaxis(wide, 0, -1), x[..., ::-1], list(x)):
+            pooled = sppfast.pool(maps, levels, return_indices=return_indices)
+            yield from pooled if return_indices else [pooled]
+
+    set_row_cells(10**9)
+    by_cells = list(calls())
+    set_row_cells(0)
+    for a, b in zip(by_cells, calls(), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(np.signbit(a), np.signbit(b))
+
+
+@pytest.mark.parametrize("return_indices", [False, True])
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("levels", [7, (5, (3, 4), 2)], ids=str)
+def test_windows_by_rows_are_windows_of_cells(rng, monkeypatch, set_row_cells, maps, levels, rounding, return_indices):
+    rois, batch_index = windows(rng, 200, rounding), rng.integers(0, 2, 200)
+    options = {"rounding": rounding, "batch_index": batch_index, "return_indices": return_indices}
+    shared = sppfast.roi_pool(maps, rois, levels, **options)
+    monkeypatch.setattr(launch, "SHARED_BYTES", 0)
+    set_row_cells(0)
+    by_rows = sppfast.roi_pool(maps, rois, levels, **options)
+    for a, b in zip(np.atleast_2d(shared), np.atleast_2d(by_rows), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_windows_are_sorted_into_blocks_that_fit(rng):
     """Every bin lies between one and two blocks along both axes, or its window is left to be reduced by cells."""
     from sppfast.plan import Axis, make_plan
@@ -74,7 +126,7 @@ def test_windows_are_sorted_into_blocks_that_fit(rng):
     axis = Axis(start, extent, np.full(900, 70), inside=False)
     plan = make_plan(sppfast.Pyramid(7), axis, axis, unions=True)
     index = np.zeros(900, dtype=np.int64)
-    sorted_ = order.order_windows(index, 1, plan, cells=1, blocks=True)
+    sorted_ = order.order_windows(index, 1, order.survey_windows(plan).powers)
     assert (np.diff(sorted_.powers) >= 0).all()
     place = plan.levels[0, 3]
     extents = plan.y_edges[sorted_.rows, place + 7 : place + 14] - plan.y_edges[sorted_.rows, place : place + 7]

@@ -13,6 +13,8 @@ from .lanes import (
     accumulator_bytes,
     add_bin,
     add_cell,
+    add_row,
+    add_run,
     begin,
     cell_bytes,
     copy_byte,
@@ -20,20 +22,29 @@ from .lanes import (
     copy_item,
     copy_line,
     copy_part,
+    first_row,
     has_index,
+    index_group,
     is_sum,
     item_bytes,
     lane_count,
     load_accumulator,
     load_i32,
     load_i64,
+    load_strip,
+    out_group,
     out_item_bytes,
+    prefetch_read,
     prefetch_write,
     reduced_bytes,
     reduction,
+    row_lanes,
     settle,
     start,
+    start_run,
     store_accumulator,
+    store_run,
+    store_strip,
     stream_line,
     transpose_in,
     transpose_index,
@@ -67,6 +78,7 @@ from .lanes import (
     POWERS_AT,  # per window, ordered by map: the blocks that its bins are made of, see `order`; 0: none
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
+    BY_ROWS,  # whether a window is reduced channel by channel, rows first
     BINS,  # of all levels, and as many as transposed blocks may read past the last
     SCRATCH_AT,
     SCRATCH_STEP,
@@ -83,11 +95,13 @@ from .lanes import (
     LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     FIELDS,
-) = range(40)
+) = range(41)
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
 LEVEL_BYTES = 64
+ROW_BLOCK = 4  # rows that are read at a time
+AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
 POWER = 32  # the powers of two of a block of cells, in one number
 
 
@@ -95,8 +109,9 @@ POWER = 32  # the powers of two of a block of cells, in one number
 def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
     """Copy the cells [y0, y1) x [x0, x1) of one channel block into the tile, encoded.
 
-    Where the channels lie side by side it is a copy; where the columns do, blocks are transposed in registers, the
-    last one of a run reaching back over the one before it; anything else goes item by item.
+    Where the channels lie side by side it is a copy, also of what lies behind them, where that belongs to the row;
+    where the columns do, blocks are transposed in registers, the last one of a run reaching back over the one before
+    it; anything else goes item by item.
     """
     channel_step, row_step, column_step = load_i64(map_, 3), load_i64(map_, 4), load_i64(map_, 5)
     lanes, item, cell = lane_count(t), item_bytes(t), cell_bytes(t)
@@ -107,14 +122,15 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
     if column_step == item and row_step == width * item:
         height, width = 1, height * width
     transposable = column_step == item and width >= block
-    copyable = channel_step == item and valid == lanes
+    copied = 0
+    if channel_step == item and not transposable and (valid == lanes or column_step > 0):
+        copied = width - -(-(lanes - valid) * item // max(column_step, 1))
     for y in range(height):
         source = address + y * row_step
         target = tile + y * width * cell
-        if copyable:
-            for x in range(width):
-                copy_cell(target + x * cell, source + x * column_step, t)
-        elif transposable:
+        for x in range(copied):
+            copy_cell(target + x * cell, source + x * column_step, t)
+        if transposable:
             for lane in range(0, lanes, group):
                 first = min(lane, valid - 1)
                 last = min(valid - 1 - first, group - 1)
@@ -123,7 +139,7 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
                     x = min(x, width - block)
                     transpose_in(target + x * cell + lane * item, cell, from_ + x * item, channel_step, last, t)
         else:
-            for x in range(width):
+            for x in range(max(copied, 0), width):
                 for lane in range(valid):
                     from_ = source + x * column_step + lane * channel_step
                     copy_item(target + x * cell + lane * item, from_, t)
@@ -244,6 +260,27 @@ def join_levels(desc, bins, t):
                 bin_ += step
 
 
+@routine(types.int64)
+def count_empty(edges, bins):
+    """Count the bins of a level along an axis that have no cells."""
+    count = 0
+    for i in range(bins):
+        count += load_i32(edges, bins + i) <= load_i32(edges, i)
+    return count
+
+
+@routine(types.int64)
+def has_empty_bins(desc, y_edges, x_edges):
+    """Tell whether a window has bins without cells: joined levels have none where the finer ones have none."""
+    count = 0
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        if load_i64(level, FINER) < 0:
+            count += count_empty(y_edges + 4 * load_i64(level, Y_EDGES), load_i64(level, ROWS))
+            count += count_empty(x_edges + 4 * load_i64(level, X_EDGES), load_i64(level, COLUMNS))
+    return count
+
+
 @routine()
 def settle_bins(desc, bins, y_edges, x_edges, t):
     """Divide sums by the cells of their bins, and make the value of an empty bin 0."""
@@ -267,13 +304,13 @@ def write(target, flat, source, bins, valid, stream, indices, t):
     A block that reaches past a lane's last bin spills into the next lanes, which are written after it: that is why
     the last block of a lane comes first.
     """
-    item = 4 if indices else out_item_bytes(t)
-    group = 16 // item
-    blocks = -(-bins // (2 * group))
+    item, group = (4, index_group(t)) if indices else (out_item_bytes(t), out_group(t))
+    block = 2 * SHUFFLE_BYTES // item
+    blocks = -(-bins // block)
     step = accumulator_bytes(t)
     for lane in range(0, lane_count(t), group):
         for i in range(blocks):
-            bin_ = ((i if i else blocks) - 1) * 2 * group
+            bin_ = ((i if i else blocks) - 1) * block
             place, from_ = flat + (lane * bins + bin_) * item, source + bin_ * step + lane * item
             if indices:
                 transpose_index(place, bins * item, from_, step, t)
@@ -321,7 +358,7 @@ def prefetch_ends(desc, row, channel, t):
 def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
     """Write the bins of a window to its row of the result."""
     join_levels(desc, bins, t)
-    if is_sum(t) or load_i64(desc, MAY_BE_EMPTY):
+    if is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges)):
         settle_bins(desc, bins, y_edges, x_edges, t)
     channels = load_i64(desc, CHANNELS)
     valid = min(lane_count(t), channels - channel)
@@ -359,6 +396,59 @@ def reduce_parts(desc, tile, bins, y_edges, x_edges, map_, address, channel, t):
 
 
 @routine()
+def reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t):
+    """Reduce the rows [top, bottom) of a plane to a strip of `width` columns, of which `limit` lie in the row.
+
+    A few rows at a time, which saves loads and stores of the strip. The last part of a row reaches back over the one
+    before it.
+    """
+    lanes, item = row_lanes(t), item_bytes(t)
+    for first in range(top, bottom, ROW_BLOCK):
+        last = min(first + ROW_BLOCK, bottom)
+        for x in range(0, width, lanes):
+            x = min(x, limit - lanes)
+            place = plane + x * item
+            columns = load_strip(strip, x, capacity, t) if first > top else first_row(place + top * row_step, top, t)
+            for y in range(first, last):
+                prefetch_read(place + y * row_step + AHEAD_BYTES)
+                columns = add_row(columns, place + y * row_step, y, t)
+            store_strip(strip, x, capacity, columns, t)
+
+
+@routine()
+def reduce_by_rows(desc, strip, bins, y_edges, x_edges, map_, address, channel, t):
+    """Reduce a window channel by channel: each row of bins to a strip of columns, then the columns of each bin.
+
+    Bound: to read a row once for each level that is not joined from another; nothing is transposed.
+    """
+    map_width, row_step, channel_step = load_i64(map_, 2), load_i64(map_, 4), load_i64(map_, 3)
+    lanes = row_lanes(t)
+    x0 = min(load_i32(x_edges, 0), map_width - lanes)
+    width, capacity = load_i32(x_edges, 1) - x0, map_width + lanes
+    for lane in range(min(lane_count(t), load_i64(desc, CHANNELS) - channel)):
+        plane = address + (channel + lane) * channel_step + x0 * item_bytes(t)
+        for i in range(load_i64(desc, LEVELS)):
+            level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+            if load_i64(level, FINER) >= 0:
+                continue
+            rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+            y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+            bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+            for row in range(rows):
+                top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
+                reduce_rows(strip, capacity, plane, row_step, top, bottom, width, map_width - x0, t)
+                for column in range(columns):
+                    left = load_i32(x_places, column)
+                    right = load_i32(x_places, columns + column) if top < bottom else left
+                    run = start_run(t)
+                    for x in range(left, right, lanes):
+                        part = load_strip(strip, x - x0, capacity, t)
+                        run = add_run(run, part, right - x, x, map_width, t)
+                    store_run(bin_, run, lane, t)
+                    bin_ += accumulator_bytes(t)
+
+
+@routine()
 def run_task(desc, task, worker, t):
     """Pool a chunk of the windows of one map, one channel block."""
     chunks, blocks = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
@@ -391,6 +481,8 @@ def run_task(desc, task, worker, t):
         if shared:
             power = load_i64(powers, i) if powers else -1
             state = reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, width, power, t)
+        elif load_i64(desc, BY_ROWS):
+            reduce_by_rows(desc, tile, bins, y_edges, x_edges, map_, address, channel, t)
         else:
             reduce_parts(desc, tile, bins, y_edges, x_edges, map_, address, channel, t)
         finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t)

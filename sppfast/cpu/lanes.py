@@ -112,6 +112,16 @@ class Reduction(types.Opaque):
         return Lanes(32, self.count)
 
     @property
+    def row(self) -> Lanes:
+        """A cache line of one channel's row of cells, as keys."""
+        return Lanes(self.bits, 8 * LINE_BYTES // self.bits)
+
+    @property
+    def row_accumulator(self) -> Any:
+        """Columns reduced over rows: keys and, for ``"argmax"``, an index for each."""
+        return Tuple((self.row, Lanes(32, self.row.count))) if self.mode == "argmax" else self.row
+
+    @property
     def accumulator(self) -> Any:
         """The state of a bin: what its cells are reduced to and, for ``"argmax"``, where that was found."""
         return Tuple((self.reduced, self.index)) if self.mode == "argmax" else self.reduced
@@ -188,8 +198,8 @@ def _decode(builder: ir.IRBuilder, key: ir.Value, t: Reduction) -> ir.Value:
     if t.wide or t.kind != "float":
         return _encode(builder, key, t)
     sign = builder.ashr(key, _constant(key.type, t.bits - 1))
-    magnitude = builder.sub(builder.xor(key, sign), sign)
-    return builder.or_(magnitude, builder.and_(key, _constant(key.type, -(2 ** (t.bits - 1)))))
+    magnitude_bits = builder.and_(sign, _constant(key.type, 2 ** (t.bits - 1) - 1))
+    return builder.xor(builder.add(key, sign), magnitude_bits)
 
 
 def _widen(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
@@ -306,6 +316,9 @@ reduced_bytes = _size("reduced_bytes", lambda t: t.reduced_bytes)
 accumulator_bytes = _size("accumulator_bytes", lambda t: t.accumulator_bytes)
 out_item_bytes = _size("out_item_bytes", lambda t: t.out_bits // 8)
 transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bits)
+row_lanes = _size("row_lanes", lambda t: t.row.count)
+out_group = _size("out_group", lambda t: group_of(t.out_bits, t.count))
+index_group = _size("index_group", lambda t: group_of(32, t.count))
 is_sum = _size("is_sum", lambda t: t.mode == "avg")
 has_index = _size("has_index", lambda t: t.mode == "argmax")
 
@@ -655,6 +668,147 @@ def settle(typingctx: Any, address: Any, area: Any, t: Any) -> Any:
     return types.void(types.int64, types.int64, t), codegen
 
 
+# --- rows of one channel -------------------------------------------------------------------------------------------
+
+
+def _later(builder: ir.IRBuilder, old: list[ir.Value], new: list[ir.Value]) -> list[ir.Value]:
+    """Take what is larger, of equals what is old."""
+    larger = builder.icmp_signed(">", new[0], old[0])
+    return [builder.select(larger, b, a) for a, b in zip(old, new, strict=True)]
+
+
+def _row_parts(builder: ir.IRBuilder, address: ir.Value, y: ir.Value, t: Reduction) -> list[ir.Value]:
+    parts = [_encode(builder, _load(builder, address, t.row.llvm), t)]
+    if t.mode == "argmax":
+        parts.append(_splat(builder, builder.trunc(y, I32), t.row.count))
+    return parts
+
+
+def _whole_row(context: Any, builder: ir.IRBuilder, parts: list[ir.Value], t: Reduction) -> ir.Value:
+    return context.make_tuple(builder, t.row_accumulator, parts) if t.mode == "argmax" else parts[0]
+
+
+@intrinsic
+def first_row(typingctx: Any, address: Any, y: Any, t: Any) -> Any:
+    """Load a part of row `y` of a channel."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _whole_row(context, builder, _row_parts(builder, args[0], args[1], t), t)
+
+    return t.row_accumulator(types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def add_row(typingctx: Any, accumulator: Any, address: Any, y: Any, t: Any) -> Any:
+    """Reduce a part of row `y` into the same part of the rows before it."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        parts = _later(builder, _parts(builder, args[0], t), _row_parts(builder, args[1], args[2], t))
+        return _whole_row(context, builder, parts, t)
+
+    return t.row_accumulator(t.row_accumulator, types.int64, types.int64, t), codegen
+
+
+def _strip_places(builder: ir.IRBuilder, args: Any, t: Reduction) -> list[tuple[Any, Any]]:
+    """Where columns `x` and on lie in a strip of `capacity` columns: keys, then indices."""
+    strip, x, capacity = args[:3]
+    places = [(builder.add(strip, builder.mul(x, I64(t.bits // 8))), t.row.llvm)]
+    if t.mode == "argmax":
+        begin = builder.add(strip, builder.mul(capacity, I64(t.bits // 8)))
+        places.append((builder.add(begin, builder.mul(x, I64(4))), ir.VectorType(I32, t.row.count)))
+    return places
+
+
+@intrinsic
+def load_strip(typingctx: Any, strip: Any, x: Any, capacity: Any, t: Any) -> Any:
+    """Load the columns `x` and on of a strip."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        parts = [_load(builder, place, ty) for place, ty in _strip_places(builder, args, t)]
+        return _whole_row(context, builder, parts, t)
+
+    return t.row_accumulator(*3 * [types.int64], t), codegen
+
+
+@intrinsic
+def store_strip(typingctx: Any, strip: Any, x: Any, capacity: Any, accumulator: Any, t: Any) -> Any:
+    """Store the columns `x` and on of a strip."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        places = _strip_places(builder, args, t)
+        for (place, _), part in zip(places, _parts(builder, args[3], t), strict=True):
+            _store(builder, place, part)
+        return context.get_dummy_value()
+
+    return types.void(*3 * [types.int64], t.row_accumulator, t), codegen
+
+
+@intrinsic
+def start_run(typingctx: Any, t: Any) -> Any:
+    """Make the accumulator of no columns: the smallest key, at the largest index."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        none = _constant(ir.VectorType(I32, t.row.count), -1)
+        return _whole_row(context, builder, [_constant(t.row.llvm, -(2 ** (t.bits - 1))), none], t)
+
+    return t.row_accumulator(t), codegen
+
+
+@intrinsic
+def add_run(typingctx: Any, accumulator: Any, columns: Any, count: Any, x: Any, width: Any, t: Any) -> Any:
+    """Reduce the first `count` columns of a part of a strip, `x` and on in a map of `width`.
+
+    Of equals the one with the smaller index stays: ``row * width + column``.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        accumulator, columns, count, x, width, _ = args
+        lanes = t.row.count
+        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        last = builder.select(builder.icmp_signed("<", count, I64(lanes)), count, I64(lanes))
+        outside = builder.icmp_signed(">=", numbers, _splat(builder, builder.trunc(last, I32), lanes))
+        old, new = _parts(builder, accumulator, t), _parts(builder, columns, t)
+        new[0] = builder.select(outside, _constant(new[0].type, -(2 ** (t.bits - 1))), new[0])
+        take = builder.icmp_signed(">", new[0], old[0])
+        if t.mode == "argmax":
+            index = builder.mul(new[1], _splat(builder, builder.trunc(width, I32), lanes))
+            index = builder.add(builder.add(index, numbers), _splat(builder, builder.trunc(x, I32), lanes))
+            new[1] = builder.select(outside, _constant(index.type, -1), index)
+            tie = builder.icmp_signed("==", new[0], old[0])
+            take = builder.or_(take, builder.and_(tie, builder.icmp_unsigned("<", new[1], old[1])))
+        parts = [builder.select(take, a, b) for a, b in zip(new, old, strict=True)]
+        return _whole_row(context, builder, parts, t)
+
+    return t.row_accumulator(t.row_accumulator, t.row_accumulator, *3 * [types.int64], t), codegen
+
+
+def _across(builder: ir.IRBuilder, operation: str, vector: ir.Value) -> ir.Value:
+    """Reduce a vector's elements to one."""
+    element = vector.type.element
+    ty = ir.FunctionType(element, [vector.type])
+    name = f"llvm.vector.reduce.{operation}.v{vector.type.count}i{element.width}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, ty, name), [vector])
+
+
+@intrinsic
+def store_run(typingctx: Any, address: Any, accumulator: Any, lane: Any, t: Any) -> Any:
+    """Store what a bin's columns are reduced to in one lane of the bin's accumulator at `address`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address, accumulator, lane, _ = args
+        parts = _parts(builder, accumulator, t)
+        key = _across(builder, "smax", parts[0])
+        _store(builder, builder.add(address, builder.mul(lane, I64(t.bits // 8))), key)
+        if t.mode == "argmax":
+            largest = builder.icmp_signed("==", parts[0], _splat(builder, key, t.row.count))
+            index = _across(builder, "umin", builder.select(largest, parts[1], _constant(parts[1].type, -1)))
+            place = builder.add(address, builder.mul(lane, I64(4)))
+            _store(builder, builder.add(place, I64(t.reduced_bytes)), index)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, t.row_accumulator, types.int64, t), codegen
+
+
 # --- transposition --------------------------------------------------------------------------------------------------
 
 
@@ -670,21 +824,6 @@ def _transpose(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     return rows
 
 
-def _transpose_block(builder: ir.IRBuilder, bits: int, args: Any, finish: Any) -> None:
-    target, target_step, source, source_step, last = args
-    count = SHUFFLE_BYTES * 8 // bits
-    line = ir.VectorType(ir.IntType(bits), count)
-
-    def row(i: int) -> ir.Value:
-        index = builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last)
-        return _load(builder, builder.add(source, builder.mul(index, source_step)), line)
-
-    both = list(range(2 * count))
-    rows = [_shuffle(builder, row(i), row(i + count), both) for i in range(count)]
-    for i, vector in enumerate(_transpose(builder, rows)):
-        _store(builder, builder.add(target, builder.mul(I64(i), target_step)), finish(vector))
-
-
 @intrinsic
 def transpose_in(
     typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, last: Any, t: Any
@@ -695,17 +834,49 @@ def transpose_in(
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        _transpose_block(builder, t.bits, args[:5], lambda vector: _encode(builder, vector, t))
+        target, target_step, source, source_step, last, _ = args
+        count = SHUFFLE_BYTES * 8 // t.bits
+        line = ir.VectorType(ir.IntType(t.bits), count)
+
+        def row(i: int) -> ir.Value:
+            index = builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last)
+            return _load(builder, builder.add(source, builder.mul(index, source_step)), line)
+
+        both = list(range(2 * count))
+        rows = [_shuffle(builder, row(i), row(i + count), both) for i in range(count)]
+        for i, vector in enumerate(_transpose(builder, rows)):
+            _store(builder, builder.add(target, builder.mul(I64(i), target_step)), _encode(builder, vector, t))
         return context.get_dummy_value()
 
     return types.void(*5 * [types.int64], t), codegen
 
 
+def group_of(bits: int, count: int) -> int:
+    """Lanes that are transposed together: a cache line of them where the registers hold as many bins."""
+    return min(count, (LINE_BYTES if bits > 8 else LINE_BYTES // 2) * 8 // bits)
+
+
 def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
+    """Transpose 2E bins of a group of lanes, E elements being 16 bytes, into 2E bins of each lane."""
+
     def typing(typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, t: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            rows = 2 * SHUFFLE_BYTES * 8 // bits(t)
-            _transpose_block(builder, bits(t), (*args[:4], I64(rows - 1)), lambda vector: decode(builder, vector, t))
+            target, target_step, source, source_step, _ = args
+            size, lanes = bits(t), group_of(bits(t), t.count)
+            count = SHUFFLE_BYTES * 8 // size
+            line = ir.VectorType(ir.IntType(size), lanes)
+
+            def rows(first: int) -> list[ir.Value]:
+                places = [builder.add(source, builder.mul(I64(first + i), source_step)) for i in range(count)]
+                return _transpose(builder, [decode(builder, _load(builder, place, line), t) for place in places])
+
+            halves = list(zip(rows(0), rows(count), strict=True))
+            for lane in range(lanes):
+                first = lane // count * count
+                part = [first + i + half for half in (0, lanes) for i in range(count)]
+                place = builder.add(target, builder.mul(I64(lane), target_step))
+                low, high = halves[lane % count]
+                _store(builder, place, _shuffle(builder, low, high, part))
             return context.get_dummy_value()
 
         return types.void(*4 * [types.int64], t), codegen

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from ..plan import Plan
 from . import kernels, threads
 from .compile import c_function
 from .lanes import CELL_BYTES, Reduction
-from .order import Order, order_windows
+
+if TYPE_CHECKING:
+    from .order import Order
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
@@ -31,6 +33,9 @@ CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
 MANY_CELLS = 2**62
+ROW_CELLS = 16  # of a bin, at least, to reduce by rows
+PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
+SHARED, BY_ROWS, IN_PARTS = range(3)  # ways to reduce a window
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 
@@ -45,6 +50,7 @@ class Kernel:
     lanes: int
     cell_bytes: int
     bin_bytes: int  # of an accumulator
+    finds_largest: bool  # rather than sums
     result_bytes: int  # of a bin of the result, all lanes
     function: Any
 
@@ -59,6 +65,7 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         lanes=t.count,
         cell_bytes=t.count * t.bits // 8,
         bin_bytes=t.accumulator_bytes,
+        finds_largest=not t.wide,
         result_bytes=t.count * max(t.out_bits // 8, 4),
         function=function,
     )
@@ -166,24 +173,39 @@ def _count_workers(workers: int | None, launch: Launch) -> int:
 
 @lru_cache(maxsize=256)
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
-    return _prepare(maps, plan, None, _kernel(maps, mode, is_narrow(maps)), shared=False)
+    kernel = _kernel(maps, mode, is_narrow(maps))
+    work = _divide(maps, plan, kernel, None)
+    return _prepare(maps, plan, None, kernel, _choose_way(maps, plan, kernel, maps.largest), work)
 
 
 def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
     if index is None:
-        return _prepare(maps, plan, None, _kernel(maps, mode, is_narrow(maps)), shared=False)
-    cells = _window_cells(plan)
+        return _launch_maps.__wrapped__(maps, plan, mode)
+    from .order import order_windows, survey_windows  # compiled when it is imported: whole maps do without
+
+    survey = survey_windows(plan)
+    cells = survey.cells
     if mode == "avg" and maps.widths.max() > TILE_BYTES // CELL_BYTES:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
     kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
-    order = order_windows(index, maps.count, plan, maps.largest, blocks=shared and mode == "max")
-    return _prepare(maps, plan, order, kernel, shared)
+    work = _divide(maps, plan, kernel, len(index))
+    powers = survey.chosen_powers(maps.count * work.chunks * maps.largest) if shared and mode == "max" else None
+    way = SHARED if shared else _choose_way(maps, plan, kernel, survey.cells // len(index))
+    return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
 
 
-def _window_cells(plan: Plan) -> int:
-    """Count the cells of all windows."""
-    (top, bottom), (left, right) = (edges[:, :2].T.astype(np.int64) for edges in (plan.y_edges, plan.x_edges))
-    return int(np.dot(bottom - top, right - left))
+def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> int:
+    """Choose how windows of so many cells are reduced that do not share a tile.
+
+    By rows where the largest of their cells are asked for, a row fills a vector, and each bin has cells enough for
+    what it costs to look for the largest within a vector.
+    """
+    size = maps.dtype.itemsize
+    by_rows = kernel.finds_largest and maps.widths.min() >= LINE_BYTES // size and (maps.table[:, 5] == size).all()
+    finest = plan.levels[plan.levels[:, kernels.FINER] < 0]
+    enough = cells >= ROW_CELLS * np.dot(finest[:, kernels.ROWS], finest[:, kernels.COLUMNS])
+    once = len(finest) == 1 or maps.largest * size <= PLANE_BYTES
+    return BY_ROWS if by_rows and enough and once else IN_PARTS
 
 
 def choose_lanes(
@@ -214,17 +236,33 @@ def _kernel(maps: Maps, mode: str, narrow: bool) -> Kernel:
     return kernel_of(name, mode, int(narrow))
 
 
-def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, shared: bool) -> Launch:
-    """Divide the work into tasks, and lay out the descriptor."""
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How work is divided."""
+
+    results: int
+    blocks: int  # of channels
+    chunks: int  # of a map's windows
+    tasks: int
+    parallel: bool
+
+
+def _divide(maps: Maps, plan: Plan, kernel: Kernel, windows: int | None) -> Division:
+    """Divide the work into tasks; without windows, each map is one."""
     blocks = -(-maps.channels // kernel.lanes)
-    results = maps.channels * plan.bins * (maps.count if order is None else len(order.rows))
+    results = maps.channels * plan.bins * (maps.count if windows is None else windows)
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
-    chunks = 1
-    if order is not None and parallel:
-        chunks = count_chunks(len(order.rows), maps.count * blocks)
-    tasks = maps.count * blocks * chunks
+    chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
+    return Division(results, blocks, chunks, maps.count * blocks * chunks, parallel)
+
+
+def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: int, work: Division) -> Launch:
+    """Lay out the descriptor."""
     powers = None if order is None else order.powers
-    tile = maps.largest if shared else max(min(maps.largest, TILE_BYTES // kernel.cell_bytes), 1)
+    tile = maps.largest if way == SHARED else max(min(maps.largest, TILE_BYTES // kernel.cell_bytes), 1)
+    if way == BY_ROWS:
+        strip = int(maps.widths.max() * maps.dtype.itemsize + LINE_BYTES) * kernel.bin_bytes // kernel.cell_bytes
+        tile = -(-strip // kernel.cell_bytes)
     tiles = 1 if powers is None else 2
     bins = plan.bins + SPILL
     step = tiles * tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
@@ -232,19 +270,20 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, shared
     values = {
         **map_fields(maps),
         **edge_fields(plan),
-        kernels.BLOCKS: blocks,
-        kernels.CHUNKS: chunks,
+        kernels.BLOCKS: work.blocks,
+        kernels.CHUNKS: work.chunks,
         kernels.STARTS_AT: 0 if order is None else address_of(order.starts),
         kernels.ROWS_AT: 0 if order is None else address_of(order.rows),
         kernels.MAY_BE_EMPTY: plan.may_be_empty,
-        kernels.STREAM: results * maps.dtype.itemsize >= STREAM_BYTES,
+        kernels.STREAM: work.results * maps.dtype.itemsize >= STREAM_BYTES,
         kernels.POWERS_AT: 0 if powers is None else address_of(powers),
-        kernels.SHARED: shared,
+        kernels.SHARED: way == SHARED,
+        kernels.BY_ROWS: way == BY_ROWS,
         kernels.TILE_CELLS: tile,
         kernels.BINS: bins,
         kernels.SCRATCH_STEP: step,
     }
-    return Launch(kernel, fill_fields(values), tasks, parallel, step, order)
+    return Launch(kernel, fill_fields(values), work.tasks, work.parallel, step, order)
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:

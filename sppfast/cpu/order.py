@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import address_of
 from ..plan import Plan
+from . import counting
 from .kernels import COLUMNS, FINER, POWER, ROWS, X_EDGES, Y_EDGES
 
-ENOUGH_WINDOWS = 400  # fewer are reduced before the tile is widened
-STEP_CELLS = 4  # widening the tile by a step costs as much for each cell as reducing so many
+BLOCKS = 4  # of a bin
+STEP_CELLS = 1  # widening the tile by a step costs as much for each cell as reducing so many
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,51 +40,59 @@ class Order:
     powers: NDArray[np.int64] | None
 
 
-def order_windows(index: NDArray[np.int64], count: int, plan: Plan, cells: int, blocks: bool) -> Order:
-    """Order windows by the map that each belongs to.
-
-    `cells` is the number of cells of a map, `blocks` whether what is reduced may be reduced in overlapping blocks.
-    """
-    powers = _powers(plan, count * cells) if blocks and len(index) >= ENOUGH_WINDOWS else None
-    if powers is None:
-        return order_by_map(index, count)
-    return _sorted(index * POWER**2 + powers, index, count, powers)
-
-
-def order_by_map(index: NDArray[np.int64], count: int) -> Order:
-    """Order windows by the map that each belongs to, and otherwise leave them as they are."""
-    return _sorted(index, index, count, None)
-
-
-def _sorted(key: NDArray[np.int64], index: NDArray[np.int64], count: int, powers: NDArray[np.int64] | None) -> Order:
-    rows = np.argsort(key, kind="stable")
-    starts = np.searchsorted(index[rows], np.arange(count + 1))
+def order_windows(index: NDArray[np.int64], count: int, powers: NDArray[np.int64] | None = None) -> Order:
+    """Order windows by the map that each belongs to and then by their powers; otherwise they stay as they are."""
+    order = np.arange(len(index))
+    if powers is not None:
+        order = _sorted(powers, -1, order, POWER**2)[0]
+    rows, starts = _sorted(index, 0, order, count)
     return Order(rows, starts, None if powers is None else powers[rows])
 
 
-def _powers(plan: Plan, cells: int) -> NDArray[np.int64] | None:
-    """Sort the windows by the blocks that their bins are made of, if that is less work."""
+def _sorted(
+    keys: NDArray[np.int64], low: int, order: NDArray[np.int64], high: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort by keys from `low` to below `high`, stably: the order, and where each key's begin."""
+    result, starts = np.empty_like(order), np.empty(high - low + 1, dtype=np.int64)
+    counting.sort(keys, low, order, starts, result)
+    return result, starts
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Survey:
+    """What there is to do for all windows, in cells of one channel block.
+
+    Attributes
+    ----------
+    cells : int
+        Of all windows.
+    powers : ndarray of int64, shape (R,), or None
+        As in `Order`, if all levels but the finest are joined from finer ones.
+    by_cells, by_blocks : int
+        Work for the bins that may be made of blocks: cell by cell, or by blocks.
+    steps : int
+        By how many steps the tile is widened for the blocks.
+    """
+
+    cells: int
+    powers: NDArray[np.int64] | None
+    by_cells: int
+    by_blocks: int
+    steps: int
+
+    def chosen_powers(self, packed_cells: int) -> NDArray[np.int64] | None:
+        """Choose blocks where they are less work; `packed_cells` is how many cells are packed, and widened."""
+        by_blocks = self.by_blocks + STEP_CELLS * self.steps * packed_cells
+        return self.powers if by_blocks < self.by_cells else None
+
+
+def survey_windows(plan: Plan) -> Survey:
+    """Count the work of windows."""
     base = plan.levels[0]
-    if (plan.levels[1:, FINER] < 0).any():
-        return None
-    tall = _extents(plan.y_edges, base[Y_EDGES], base[ROWS])
-    wide = _extents(plan.x_edges, base[X_EDGES], base[COLUMNS])
-    a, b = _power(tall), _power(wide)
-    fits = (tall.max(axis=0) <= 2 << a) & (wide.max(axis=0) <= 2 << b) & (tall.min(axis=0) > 0) & (wide.min(axis=0) > 0)
-    powers = np.where(fits, a * POWER + b, -1)
-    steps = (int(a.max()) + 1) * (int(b.max()) + 1)
-    by_cells = int((tall.sum(axis=0) * wide.sum(axis=0))[fits].sum())
-    by_blocks = 4 * len(tall) * len(wide) * np.count_nonzero(fits) + STEP_CELLS * steps * cells
-    return powers if by_blocks < by_cells else None
-
-
-def _extents(edges: NDArray[np.int32], place: int, n: int) -> NDArray[np.int32]:
-    """Cells of each bin of each window along an axis, (n, R): reductions over few bins are fast that way round."""
-    stops, starts = edges[:, place + n : place + 2 * n], edges[:, place : place + n]
-    return np.subtract(stops.T, starts.T, order="C")
-
-
-def _power(extents: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Logarithm of the smallest of each window's extents, rounded down."""
-    exponents: NDArray[np.int64] = np.frexp(np.maximum(extents.min(axis=0), 1))[1].astype(np.int64)
-    return exponents - 1
+    powers = np.empty(len(plan.y_edges), dtype=np.int64)
+    (y, y_step), (x, x_step) = ((address_of(edges), edges.strides[0]) for edges in (plan.y_edges, plan.x_edges))
+    cells, covered, bins, steps = counting.survey(
+        y, y_step, base[Y_EDGES], base[ROWS], x, x_step, base[X_EDGES], base[COLUMNS], powers
+    )
+    joined = (plan.levels[1:, FINER] >= 0).all()
+    return Survey(cells, powers if joined else None, covered, BLOCKS * bins, steps)

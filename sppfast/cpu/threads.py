@@ -25,7 +25,9 @@ from .lanes import I64, load_i64
 KERNEL, DESCRIPTOR, TASKS, STOP, ACQUIRE, RELEASE, DONE, WAKE_AT = range(8)
 NEXT, AT_WORK = 16, 24
 STATE_FIELDS = 32
-SPINS = 200  # attempts at a lock before sleeping on it
+# Attempts at a lock before sleeping on it. Waking from sleep takes 50 to 100 us on a virtual machine.
+WORKER_SPINS = 1000  # for the next call: gone in the time of a small one
+LEADER_SPINS = 30_000  # for the last task of the others, which is about to end
 
 
 @intrinsic
@@ -86,8 +88,8 @@ def _unlock(typingctx: Any, release: Any, lock: Any) -> Any:
 
 
 @routine()
-def _wait(acquire, lock):
-    for _ in range(SPINS):
+def _wait(acquire, lock, spins):
+    for _ in range(spins):
         if _try_lock(acquire, lock, 0) == 1:
             return
     while _try_lock(acquire, lock, 1) != 1:
@@ -109,12 +111,12 @@ def _serve(state, worker):
     """Be a worker: sleep, work, report, until told to stop."""
     acquire, release = load_i64(state, ACQUIRE), load_i64(state, RELEASE)
     wake = load_i64(load_i64(state, WAKE_AT), worker)
-    _wait(acquire, wake)
+    _wait(acquire, wake, WORKER_SPINS)
     while load_i64(state, STOP) == 0:
         _work(state, worker)
         if _add(state + 8 * AT_WORK, -1) == 1:
             _unlock(release, load_i64(state, DONE))
-        _wait(acquire, wake)
+        _wait(acquire, wake, WORKER_SPINS)
 
 
 @compiled("void(int64, int64, int64, int64, int64)")
@@ -129,7 +131,7 @@ def _lead(state, kernel, descriptor, tasks, helpers):
         _unlock(load_i64(state, RELEASE), load_i64(load_i64(state, WAKE_AT), worker))
     _work(state, 0)
     if helpers:
-        _wait(load_i64(state, ACQUIRE), load_i64(state, DONE))
+        _wait(load_i64(state, ACQUIRE), load_i64(state, DONE), LEADER_SPINS)
 
 
 @compiled("void(int64, int64, int64)")

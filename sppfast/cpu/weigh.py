@@ -29,7 +29,7 @@ from .launch import (
     map_fields,
     run,
 )
-from .order import order_by_map
+from .order import order_windows
 
 LANES_BYTES = 2**18  # of gradients of one channel block: up to here they lie in a near cache
 WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
@@ -240,7 +240,7 @@ def _run(
     workers: int | None,
 ) -> None:
     """Do the tasks of a kernel whose windows are ordered by map."""
-    order = order_by_map(index, maps.count)
+    order = order_windows(index, maps.count)
     step = -(-scratch // LINE_BYTES) * LINE_BYTES
     values = {
         **(table.fields if table else {}),
