@@ -23,7 +23,7 @@ class _Calls:
     """
 
     number = 5
-    repeat = (3, 20, 1.0)  # samples of five calls: at least, at most, seconds
+    repeat = (5, 20, 1.0)  # samples of a round: at least, at most, seconds; of fewer asv calls no two different
 
     def __init_subclass__(cls):
         """Results are compared with those of the same code, for which asv would take `time_call`."""
