@@ -95,6 +95,8 @@ def test_bins_by_rows_are_the_bins_of_cells(rng, set_row_cells, shape, levels, d
         for maps in (x, np.moveaxis(wide, 0, -1), x[..., ::-1], list(x)):
             pooled = sppfast.pool(maps, levels, return_indices=return_indices)
             yield from pooled if return_indices else [pooled]
+        if not return_indices:
+            yield sppfast.pool(np.ascontiguousarray(np.moveaxis(x, 1, -1)), levels, layout="NHWC")
 
     set_row_cells(10**9)
     by_cells = list(calls())

@@ -416,17 +416,42 @@ def reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t):
 
 
 @routine()
-def reduce_by_rows(desc, strip, bins, y_edges, x_edges, map_, address, channel, t):
-    """Reduce a window channel by channel: each row of bins to a strip of columns, then the columns of each bin.
-
-    Bound: to read a row once for each level that is not joined from another; nothing is transposed.
-    """
-    map_width, row_step, channel_step = load_i64(map_, 2), load_i64(map_, 4), load_i64(map_, 3)
+def reduce_columns(strip, capacity, bin_, left, right, x0, lane, map_width, t):
+    """Reduce the columns [left, right) of a channel's strip, which begins at column `x0`, to one lane of a bin."""
     lanes = row_lanes(t)
-    x0 = min(load_i32(x_edges, 0), map_width - lanes)
-    width, capacity = load_i32(x_edges, 1) - x0, map_width + lanes
-    for lane in range(min(lane_count(t), load_i64(desc, CHANNELS) - channel)):
-        plane = address + (channel + lane) * channel_step + x0 * item_bytes(t)
+    run = start_run(t)
+    for x in range(left, right, lanes):
+        run = add_run(run, load_strip(strip, x - x0, capacity, t), right - x, x, map_width, t)
+    store_run(bin_, run, lane, t)
+
+
+@routine()
+def reduce_cells(strip, bin_, left, right, column_step, t):
+    """Reduce the columns [left, right) of a strip of all channels to a bin."""
+    accumulator = start(t)
+    for x in range(left, right):
+        accumulator = add_cell(accumulator, strip + x * column_step, 0, t)
+    store_accumulator(bin_, accumulator, t)
+
+
+@routine()
+def reduce_by_rows(desc, strip, bins, y_edges, x_edges, map_, address, channel, t):
+    """Reduce a window by rows: each row of bins to a strip of columns, then the columns of each bin.
+
+    Bound: to read a row once for each level that is not joined from another; nothing is transposed. A plane is a
+    channel, or all channels where they lie side by side.
+    """
+    map_width, channel_step = load_i64(map_, 2), load_i64(map_, 3)
+    row_step, column_step = load_i64(map_, 4), load_i64(map_, 5)
+    lanes, item = row_lanes(t), item_bytes(t)
+    planes, cell = min(lane_count(t), load_i64(desc, CHANNELS) - channel), column_step // item
+    if cell > 1:
+        planes = 1
+    capacity = map_width * cell + lanes
+    x0 = min(load_i32(x_edges, 0), map_width - -(-lanes // cell))
+    width, limit = (load_i32(x_edges, 1) - x0) * cell, (map_width - x0) * cell
+    for lane in range(planes):
+        plane = address + (channel + lane) * channel_step + x0 * column_step
         for i in range(load_i64(desc, LEVELS)):
             level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
             if load_i64(level, FINER) >= 0:
@@ -436,15 +461,14 @@ def reduce_by_rows(desc, strip, bins, y_edges, x_edges, map_, address, channel, 
             bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
             for row in range(rows):
                 top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
-                reduce_rows(strip, capacity, plane, row_step, top, bottom, width, map_width - x0, t)
+                reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t)
                 for column in range(columns):
                     left = load_i32(x_places, column)
                     right = load_i32(x_places, columns + column) if top < bottom else left
-                    run = start_run(t)
-                    for x in range(left, right, lanes):
-                        part = load_strip(strip, x - x0, capacity, t)
-                        run = add_run(run, part, right - x, x, map_width, t)
-                    store_run(bin_, run, lane, t)
+                    if cell > 1:
+                        reduce_cells(strip, bin_, left - x0, right - x0, column_step, t)
+                    else:
+                        reduce_columns(strip, capacity, bin_, left, right, x0, lane, map_width, t)
                     bin_ += accumulator_bytes(t)
 
 

@@ -33,8 +33,9 @@ CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
 MANY_CELLS = 2**62
-ROW_CELLS = 16  # of a bin, at least, to reduce by rows
+ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
+INDEX_BYTES = 4
 SHARED, BY_ROWS, IN_PARTS = range(3)  # ways to reduce a window
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
@@ -51,6 +52,7 @@ class Kernel:
     cell_bytes: int
     bin_bytes: int  # of an accumulator
     finds_largest: bool  # rather than sums
+    has_index: bool
     result_bytes: int  # of a bin of the result, all lanes
     function: Any
 
@@ -66,6 +68,7 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         cell_bytes=t.count * t.bits // 8,
         bin_bytes=t.accumulator_bytes,
         finds_largest=not t.wide,
+        has_index=t.mode == "argmax",
         result_bytes=t.count * max(t.out_bits // 8, 4),
         function=function,
     )
@@ -197,15 +200,28 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
 def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> int:
     """Choose how windows of so many cells are reduced that do not share a tile.
 
-    By rows where the largest of their cells are asked for, a row fills a vector, and each bin has cells enough for
-    what it costs to look for the largest within a vector.
+    By rows where the largest of their cells are asked for, the columns of a channel, or of all, lie side by side, a row
+    fills a vector, and each bin has cells enough for what it costs to look for the largest within a vector.
     """
-    size = maps.dtype.itemsize
-    by_rows = kernel.finds_largest and maps.widths.min() >= LINE_BYTES // size and (maps.table[:, 5] == size).all()
+    cell = _row_cell(maps, kernel)
     finest = plan.levels[plan.levels[:, kernels.FINER] < 0]
-    enough = cells >= ROW_CELLS * np.dot(finest[:, kernels.ROWS], finest[:, kernels.COLUMNS])
-    once = len(finest) == 1 or maps.largest * size <= PLANE_BYTES
-    return BY_ROWS if by_rows and enough and once else IN_PARTS
+    least = ROW_CELLS * (4 if kernel.has_index else 1)
+    enough = cells >= least * np.dot(finest[:, kernels.ROWS], finest[:, kernels.COLUMNS])
+    once = len(finest) == 1 or maps.largest * cell <= PLANE_BYTES
+    return BY_ROWS if cell and maps.widths.min() * cell >= LINE_BYTES and enough and once else IN_PARTS
+
+
+def _row_cell(maps: Maps, kernel: Kernel) -> int:
+    """Count the bytes from one column to the next of what may be reduced by rows, or 0."""
+    size = maps.dtype.itemsize
+    channel_steps, column_steps = maps.table[:, 3], maps.table[:, 5]
+    if not kernel.finds_largest:
+        return 0
+    if (column_steps == size).all():
+        return size
+    few = maps.channels <= kernel.lanes and not kernel.has_index
+    cell = maps.channels * size
+    return cell if few and (channel_steps == size).all() and (column_steps == cell).all() else 0
 
 
 def choose_lanes(
@@ -261,8 +277,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: i
     powers = None if order is None else order.powers
     tile = maps.largest if way == SHARED else max(min(maps.largest, TILE_BYTES // kernel.cell_bytes), 1)
     if way == BY_ROWS:
-        strip = int(maps.widths.max() * maps.dtype.itemsize + LINE_BYTES) * kernel.bin_bytes // kernel.cell_bytes
-        tile = -(-strip // kernel.cell_bytes)
+        tile = -(-_strip_bytes(maps, kernel) // kernel.cell_bytes)
     tiles = 1 if powers is None else 2
     bins = plan.bins + SPILL
     step = tiles * tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
@@ -284,6 +299,13 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: i
         kernels.SCRATCH_STEP: step,
     }
     return Launch(kernel, fill_fields(values), work.tasks, work.parallel, step, order)
+
+
+def _strip_bytes(maps: Maps, kernel: Kernel) -> int:
+    """Size of a strip of columns, and of their indices, with what a vector and a cell read behind the last."""
+    size = maps.dtype.itemsize
+    columns = int(maps.widths.max()) * _row_cell(maps, kernel) // size + LINE_BYTES // size
+    return columns * (size + (INDEX_BYTES if kernel.has_index else 0)) + kernel.cell_bytes
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
