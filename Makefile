@@ -3,6 +3,8 @@ BIN := .venv/bin
 ASV := $(BIN)/asv --config benchmarks/asv.conf.json
 # What to compare with: the last release, or where there is none the last commit.
 BASE = $(shell git describe --tags --abbrev=0 HEAD^ 2>/dev/null || git rev-parse HEAD^)
+# A regular expression of what to time.
+BENCH = .
 
 .PHONY: demo test torture lint format docs bench bench-compare peers dist clean
 
@@ -31,12 +33,13 @@ docs: .venv/.dev
 
 bench: .venv/.dev
 	$(ASV) machine --yes
-	$(ASV) run 'HEAD^!'
+	$(ASV) run --bench '$(BENCH)' 'HEAD^!'
 	$(ASV) publish
 
+# Not what asv tracks besides time and memory: it takes less for better, and more would fail.
 bench-compare: .venv/.dev
 	$(ASV) machine --yes
-	$(ASV) continuous --factor 1.25 $(BASE) HEAD
+	$(ASV) continuous --factor 1.25 --bench '$(BENCH).*(time|timeraw|peakmem)_' $(BASE) HEAD
 
 peers: .venv/.dev
 	$(BIN)/sppfast bench --all

@@ -222,17 +222,17 @@ def draw(measured: list[dict[str, Any]], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for operator in ("pool", "roi_pool", "roi_align"):
-        curves = [m for m in measured if m["base"]["operator"] == operator and m["axis"] not in ("dtype", "workers")]
+        curves = [m for m in measured if m["base"]["operator"] == operator and m["axis"] != "dtype"]
         if not curves:
             continue
-        rows = -(-len(curves) // 3)
-        figure = Figure(figsize=(11, 2.9 * rows), layout="constrained")
-        panels = figure.subplots(rows, 3, squeeze=False).reshape(-1)
+        rows = -(-len(curves) // 2)
+        figure = Figure(figsize=(6.4, 2.3 * rows), layout="constrained")  # read on a telephone too
+        panels = figure.subplots(rows, 2, squeeze=False).reshape(-1)
         for panel, curve in zip(panels, curves, strict=False):
             draw_curve(panel, curve)
         for panel in panels[len(curves) :]:
             panel.axis("off")
-        figure.savefig(folder / f"cost-{operator}.png", dpi=80)
+        figure.savefig(folder / f"cost-{operator}.png", dpi=130)
 
 
 def draw_curve(panel: Any, curve: dict[str, Any]) -> None:
@@ -241,11 +241,20 @@ def draw_curve(panel: Any, curve: dict[str, Any]) -> None:
     for name, colour in zip(names, ("#0072b2", "#e69f00", "#009e73"), strict=False):
         line = [point for point in curve["points"] if point["variant"] == name]
         x = [place(axis, point["value"]) for point in line]
-        panel.plot(x, [point["ms"] for point in line], "o-", markersize=3, color=colour, label=name)
+        panel.plot(
+            x, [point["ms"] for point in line], "o-", markersize=3, color=colour, label=name or curve["base"]["mode"]
+        )
         if name == names[0]:
             panel.plot(x, [p["bound_ms"] for p in line], "--", color="grey", linewidth=1, label="bound")
-    units = {"size": "cells of the map", "levels": "bins", "batch": "maps"}
+    units = {"size": "cells of the map", "levels": "bins", "batch": "maps", "workers": "threads"}
     panel.set(xscale="log", yscale="log", xlabel=units.get(axis, axis), ylabel="ms")
+    low, high = panel.get_ylim()
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+    if axis == "workers":
+        panel.set_xticks(x, [f"{threads:g}" for threads in x])
+        panel.set_xticks([], minor=True)
+    panel.tick_params(which="both", labelsize=7)
     panel.set_title(curve["curve"], fontsize=9)
     panel.legend(fontsize=7, frameon=False)
     panel.grid(alpha=0.3)

@@ -35,7 +35,7 @@ html_show_sourcelink = False
 html_use_index = html_domain_indices = False  # the search finds as much
 html_context = {"default_mode": "auto"}
 html_theme_options = {
-    "header_links_before_dropdown": 5,
+    "header_links_before_dropdown": 6,
     "logo": {"text": "sppfast"},
     "navigation_with_keys": False,
 }

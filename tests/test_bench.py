@@ -76,8 +76,9 @@ def test_the_short_table_and_rows_by_name(tmp_path):
     assert [row["row"] for row in bench(tmp_path, "--rows", "^equal")["rows"]] == ["equal bins"]
 
 
-def test_without_peers(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(peers, "installed", lambda device: [])
+@pytest.mark.parametrize("there", [[], ["C"]])  # a compiler is no library
+def test_without_peers(there, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(peers, "installed", lambda device: there)
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     measured = bench(tmp_path, "--plot", tmp_path / "alone.png")
     assert all(row["ms"].keys() == {"sppfast", "out=", "bound"} for row in measured["rows"])

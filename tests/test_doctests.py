@@ -1,5 +1,6 @@
 """The examples in the docstrings, in the README and on the site run, and print what they say."""
 
+import contextlib
 import doctest
 import importlib
 import pkgutil
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cuda_emulation.fixture import emulation
 
 import sppfast
 from sppfast import sppnet
@@ -50,8 +52,15 @@ def test_public_names_of_the_system_have_examples():
         assert found.examples, name
 
 
+@pytest.fixture
+def emulated(request):
+    """The emulated CuPy, for the page of the GPU."""
+    with emulation() if request.node.callspec.id == "cuda.md" else contextlib.nullcontext():
+        yield
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page(page, tmp_path, monkeypatch):
+def test_page(page, tmp_path, monkeypatch, emulated):
     """The blocks of a page, in order, in one namespace and one folder."""
     blocks = BLOCK.findall(page.read_text())
     for name in re.findall(r"^(?:>>> )?(?:import|from) (\w+)", "".join(block for _, block in blocks), re.MULTILINE):

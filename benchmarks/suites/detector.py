@@ -18,6 +18,7 @@ class Detector:
 
     params = ("688", "480,576,688,864,1200")
     param_names = ("scales",)
+    repeat = 5
 
     def setup_cache(self):
         """Fit on noise: how good it is does not matter here."""

@@ -1,39 +1,35 @@
 """The operators on arrays of CuPy, where there is a GPU."""
 
+from asv_runner.benchmarks.mark import SkipNotImplemented
+
 import sppfast
 
-from .common import CHANNELS, LEVELS, MAP, STRIDE, make_maps, make_rois, rate
+from .common import CHANNELS, LEVELS, MAP, STRIDE, _Tracked, make_maps, make_rois
 
 
-class Gpu:
+class Gpu(_Tracked):
     """Each returns when the GPU is done."""
 
     params = ("pool, 1 image", "pool, 64 images", "roi_pool, 2000 windows", "roi_align, 2000 windows")
     param_names = ("work",)
+    peakmem_call = None  # would tell the host's
 
-    def setup(self, work):
+    def build(self, work):
         try:
             import cupy
 
-            self.device = cupy.cuda.Device()
-            self.device.synchronize()
+            device = cupy.cuda.Device()
+            device.synchronize()
         except Exception as error:  # no CuPy, no driver, no card
-            raise NotImplementedError(f"no GPU: {error}") from error
-        self.operator, _, amount = work.partition(", ")
-        count = int(amount.split()[0])
-        whole = self.operator == "pool"
-        self.x = cupy.asarray(make_maps((count if whole else 1, CHANNELS, *MAP)))
-        self.windows = () if whole else (cupy.asarray(make_rois(count, MAP)),)
-        self.options = {"levels": LEVELS} | ({} if whole else {"geometry": STRIDE})
-        self.time_call(work)
+            raise SkipNotImplemented(f"no GPU: {error}") from error
+        name, _, amount = work.partition(", ")
+        count, whole, operator = int(amount.split()[0]), name == "pool", getattr(sppfast, name)
+        x = cupy.asarray(make_maps((count if whole else 1, CHANNELS, *MAP)))
+        windows = () if whole else (cupy.asarray(make_rois(count, MAP)),)
 
-    def time_call(self, work):
-        y = getattr(sppfast, self.operator)(self.x, *self.windows, **self.options)
-        self.device.synchronize()
-        return y
+        def run(*arrays, **options):
+            y = operator(*arrays, **options)
+            device.synchronize()
+            return y
 
-    def track_bandwidth(self, work):
-        y = self.time_call(work)
-        return rate(lambda: self.time_call(work), (self.x.nbytes + y.nbytes) / 1e9)
-
-    track_bandwidth.unit = "GB/s"
+        return run, (x, *windows), {"levels": LEVELS} | ({} if whole else {"geometry": STRIDE})

@@ -2,34 +2,27 @@
 
 import sppfast
 
-from .common import CHANNELS, MAP, STRIDE, make_maps, make_rois
+from .common import CHANNELS, MAP, STRIDE, _Tracked, make_maps, make_rois
 
 WINDOWS = 2000
 
 
-class Gradients:
-    """Four maps, or 2000 windows of one."""
+class Gradients(_Tracked):
+    """Four maps, or 2000 windows of one. ONNX's maximum is seldom trained through, and is left out."""
 
-    params = (("pool", "roi_pool", "roi_align"), ("max", "avg"))
-    param_names = ("operator", "mode")
+    number = 2
+    params = ("pool max", "pool avg", "roi_pool max", "roi_pool avg", "roi_align avg")
+    param_names = ("operator",)
+    track_bandwidth = None  # not all of the arrays are read
 
-    def setup(self, operator, mode):
-        if (operator, mode) == ("roi_align", "max"):
-            raise NotImplementedError("ONNX's maximum is seldom trained through, and takes a second")
+    def build(self, work):
+        operator, mode = work.split()
         whole = operator == "pool"
-        self.x = make_maps((4 if whole else 1, CHANNELS, *MAP))
-        self.windows = () if whole else (make_rois(WINDOWS, MAP),)
-        self.options = {"levels": (4, 2, 1) if whole else 7, "mode": mode}
-        self.options |= {} if whole else {"geometry": STRIDE}
-        indices = {"return_indices": True} if mode == "max" else {}
-        y = getattr(sppfast, operator)(self.x, *self.windows, **self.options, **indices)
-        self.grad, self.options["indices"] = y if mode == "max" else (y, None)
-        if operator == "roi_align":
-            del self.options["indices"]
-        self.time_backward(operator, mode)
-
-    def time_backward(self, operator, mode):
-        getattr(sppfast, f"{operator}_backward")(self.grad, self.x, *self.windows, **self.options)
-
-    def peakmem_backward(self, operator, mode):
-        self.time_backward(operator, mode)
+        x = make_maps((4 if whole else 1, CHANNELS, *MAP))
+        windows = () if whole else (make_rois(WINDOWS, MAP),)
+        options = {"levels": (4, 2, 1) if whole else 7, "mode": mode} | ({} if whole else {"geometry": STRIDE})
+        forward, backward = getattr(sppfast, operator), getattr(sppfast, f"{operator}_backward")
+        if mode == "avg":
+            return backward, (forward(x, *windows, **options), x, *windows), options
+        grad, indices = forward(x, *windows, **options, return_indices=True)
+        return backward, (grad, x, *windows), options | {"indices": indices}

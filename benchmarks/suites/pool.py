@@ -1,69 +1,59 @@
 """Pooling of whole maps."""
 
+from functools import partial
+
 import numpy as np
 
 import sppfast
 
-from .common import CHANNELS, LEVELS, MAP, STRIDE, make_maps, rate
+from .common import CHANNELS, LEVELS, MAP, STRIDE, _Calls, _Tracked, make_maps, rate
 
 
-class ImageSizes:
+class ImageSizes(_Tracked):
     """Four images of each size that the paper uses."""
 
     params = (224, 384, 480, 576, 688, 864, 1200)
     param_names = ("side",)
 
-    def setup(self, side):
-        """Pool once, which compiles."""
-        self.x = make_maps((4, CHANNELS, side // STRIDE, side // STRIDE))
-        self.pixels = 4 * side**2
-        self.time_pool(side)
-
-    def time_pool(self, side):
-        return sppfast.pool(self.x, LEVELS)
-
-    def peakmem_pool(self, side):
-        return sppfast.pool(self.x, LEVELS)
+    def build(self, side):
+        return sppfast.pool, (make_maps((4, CHANNELS, side // STRIDE, side // STRIDE)),), {"levels": LEVELS}
 
     def track_pixels(self, side):
-        return rate(lambda: sppfast.pool(self.x, LEVELS), self.pixels / 1e6)
-
-    def track_bandwidth(self, side):
-        return rate(lambda: sppfast.pool(self.x, LEVELS), self.x.nbytes / 1e9)
+        self.call(side)
+        return rate(partial(self.call, side), 4 * side**2 / 1e6)
 
     track_pixels.unit = "Mpixel/s"
-    track_bandwidth.unit = "GB/s"
 
 
-class Extremes:
-    """The smallest and the largest maps."""
+class Small(_Tracked):
+    """The smallest maps, and many of them."""
 
-    params = ("1x8x13x13", "512x16x1x1", "64x256x13x13", "1x2048x7x7", "1x64x512x512", "1x3x1024x1024")
+    number = 200
+    params = ("1x8x13x13", "1x2048x7x7", "512x16x1x1")
     param_names = ("shape",)
 
-    def setup(self, shape):
-        self.x = make_maps(tuple(map(int, shape.split("x"))))
-        self.time_pool(shape)
-
-    def time_pool(self, shape):
-        return sppfast.pool(self.x)
+    def build(self, shape):
+        return sppfast.pool, (make_maps(tuple(map(int, shape.split("x")))),), {}
 
 
-class Dtypes:
+class Large(Small):
+    """The largest maps, and large batches."""
+
+    number = 5
+    params = ("64x256x13x13", "1x3x1024x1024", "1x64x512x512", "1x64x1024x1024")
+
+
+class Dtypes(_Calls):
     """Every width of an item, both reductions."""
 
     params = (("uint8", "int8", "int16", "float16", "float32", "float64"), ("max", "avg"))
     param_names = ("dtype", "mode")
 
-    def setup(self, dtype, mode):
-        self.x = make_maps((4, CHANNELS, *MAP), dtype)
-        self.time_pool(dtype, mode)
-
-    def time_pool(self, dtype, mode):
-        return sppfast.pool(self.x, LEVELS, mode=mode)
+    def build(self, dtype, mode):
+        return sppfast.pool, (make_maps((4, CHANNELS, *MAP), dtype),), {"levels": LEVELS, "mode": mode}
 
 
-class Options:
+class Options(_Calls):
     """Layouts, levels, and what else a call may ask for."""
 
     params = (
@@ -79,19 +69,15 @@ class Options:
     )
     param_names = ("option",)
 
-    def setup(self, option):
-        self.x = make_maps((4, CHANNELS, *MAP))
-        self.options = {"levels": LEVELS}
+    def build(self, option):
+        x, options = make_maps((4, CHANNELS, *MAP)), {"levels": LEVELS}
         if option.startswith("levels "):
-            self.options["levels"] = tuple(map(int, option.split()[1].split(",")))
+            options["levels"] = tuple(map(int, option.split()[1].split(",")))
         elif option == "NHWC":
-            self.x = np.ascontiguousarray(np.moveaxis(self.x, 1, -1))
-            self.options["layout"] = "NHWC"
+            x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+            options["layout"] = "NHWC"
         elif option == "ragged":
-            self.x = [x[:, : 38 - i, : 63 - i] for i, x in enumerate(self.x)]
+            x = [each[:, : 38 - i, : 63 - i] for i, each in enumerate(x)]
         else:
-            self.options |= {"return_indices": True} if option == "return_indices" else {"workers": 1}
-        self.time_pool(option)
-
-    def time_pool(self, option):
-        return sppfast.pool(self.x, **self.options)
+            options |= {"return_indices": True} if option == "return_indices" else {"workers": 1}
+        return sppfast.pool, (x,), options

@@ -13,8 +13,7 @@ class Startup:
     """Seconds before the first result."""
 
     number = 1
-    repeat = 3
-    rounds = 1
+    repeat = 4
 
     def timeraw_import(self):
         return "import sppfast", MAPS

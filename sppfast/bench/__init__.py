@@ -78,7 +78,7 @@ def run(
         "rows": [measure(row, device, seconds) for row in tracked(rows, "rows", "bench")],
     }
     print_table(measured)
-    if not peers.installed(device):
+    if not set(peers.installed(device)) - {"C"}:
         print(HINT)
     if json_path:
         with replacing(json_path) as part:

@@ -68,7 +68,7 @@ def draw(measured: Measured, path: Path) -> None:
 
     rows = measured["rows"][::-1]
     names = [name for name in NEEDS if any(name in row["ms"] for row in rows)]
-    figure = Figure(figsize=(9, 1.3 + 0.5 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(6.5, 1.3 + 0.5 * len(rows)), layout="constrained")  # read on a telephone too
     axes = figure.subplots()
     height = 0.8 / max(2, *(len(row["differ"]) for row in rows))
     for name, colour in zip(names, COLOURS, strict=False):
@@ -89,8 +89,8 @@ def draw(measured: Measured, path: Path) -> None:
     axes.tick_params(axis="y", labelsize=8)
     axes.margins(x=0.1, y=0.02)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(path, format="png", dpi=110)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    figure.savefig(path, format="png", dpi=150)
 
 
 def _place(row: Measured, name: str, middle: int, height: float) -> float:
