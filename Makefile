@@ -15,7 +15,7 @@ test: lint docs
 	$(BIN)/python tests/compile_kernels.py
 	$(BIN)/pytest
 
-torture: .venv/.dev
+torture: .venv/.dev .venv/.release
 	cd tests && ../$(BIN)/python -m torture
 
 lint: .venv/.dev

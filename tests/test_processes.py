@@ -5,6 +5,7 @@ Each scenario runs in a process of its own, so that an abort or a hang is no mor
 
 import os
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import oracle
 import pytest
 import workload
 from processes import COMPILE, TIMEOUT, finish, run, start
+from torture import interrupts, matrix
+from torture.scenarios import LAYERS
 
 import sppfast
 
@@ -83,6 +86,45 @@ def test_threads_make_the_first_call(digest):
         print(*{future.result() for future in futures})
     """
     assert run(code) == digest
+
+
+@needs_fork
+@pytest.mark.parametrize("layer", LAYERS)
+def test_beside_numbas_own_threads(layer):
+    """Sixteen threads call every operator while others are in parallel regions of Numba's; then children of a fork."""
+    if layer == "tbb" and not matrix.has_tbb():
+        pytest.skip("Numba finds no TBB")
+    assert matrix.scenario("fork", layer, 5)
+
+
+def test_joblib():
+    pytest.importorskip("joblib")
+    assert matrix.scenario("threading in loky", "workqueue", 3)
+
+
+# ---- interrupts
+
+
+def test_an_interrupt_of_a_long_call():
+    """It is raised when the call returns."""
+    code = """
+    import signal, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    want = work()
+    x = np.zeros((8, 64, 400, 400), np.float32)
+    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begin = time.monotonic()
+    try:
+        while time.monotonic() < begin + 60:
+            sppfast.pool(x, 200, mode="avg")
+    except KeyboardInterrupt:
+        print("interrupted", work() == want)
+    """
+    assert run(code) == "interrupted True"
+
+
+def test_interrupts_leave_the_threads_free():
+    interrupts.run(2000, 1)
 
 
 # ---- fork
@@ -162,7 +204,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", [pytest.param("fork", marks=needs_fork), "spawn"])
+@pytest.mark.parametrize(
+    "method", [*(pytest.param(name, marks=needs_fork) for name in ("fork", "forkserver")), "spawn"]
+)
 def test_multiprocessing(method, digest, tmp_path):
     """A pool of processes, started after use."""
     script = tmp_path / "script.py"
@@ -190,6 +234,20 @@ def test_nowhere_to_write(digest_of_max, tmp_path):
     nowhere = str(copy / "__pycache__" / "below")
     places = {"NUMBA_CACHE_DIR": nowhere, "HOME": nowhere, "XDG_CACHE_HOME": nowhere}
     assert finish(start("-c", COMPILE, first_path=tmp_path, **places)) == digest_of_max
+
+
+@pytest.mark.skipif(not shutil.which("unshare"), reason="this system has no mount namespaces")
+def test_a_full_cache_that_cannot_be_written(digest_of_max, tmp_path):
+    """Read-only by its mount, which holds for root too; so is the home."""
+    cache = tmp_path / "cache"
+    assert finish(start("-c", COMPILE, NUMBA_CACHE_DIR=str(cache))) == digest_of_max
+    mount = f"mount --bind '{tmp_path}' '{tmp_path}' && mount -o remount,bind,ro '{tmp_path}' && exec \"$@\""
+    before = ("unshare", "--mount", "sh", "-c", mount, "sh")
+    if subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("this process may not mount")
+    read_only = COMPILE + f"\ntry:\n    open({str(cache / 'x')!r}, 'w')\nexcept OSError:\n    print('read-only')"
+    places = {"NUMBA_CACHE_DIR": str(cache), "HOME": str(tmp_path)}
+    assert finish(start("-c", read_only, before=before, **places)).split() == [digest_of_max, "read-only"]
 
 
 def test_another_processor(digest_of_max, tmp_path):

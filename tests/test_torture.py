@@ -4,10 +4,12 @@ import ctypes
 import faulthandler
 import os
 import random
+import re
 
 import numpy as np
+import processes
 import pytest
-from torture import check, files, fuzz
+from torture import bits, check, files, fuzz, peaks
 from torture.cases import Case, draw
 from torture.fences import SIDES, fenced
 from torture.memory import carve, guards_hold
@@ -79,6 +81,54 @@ def reads(address):
         ctypes.string_at(address, 1)
         os._exit(0)
     return -os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_too_little_memory():
+    """Some calls have enough, some do not."""
+    row = processes.finish(processes.start("-m", "torture", "limits", "--count", "3"))
+    assert all(int(n) for n in re.search(r"\| (\d+) right, (\d+) `MemoryError`", row).groups())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="this system does not tell peaks of memory")
+@pytest.mark.parametrize("name", ["pool, ragged", "roi_align, 16 channels", "roi_pool_backward"])
+def test_peak_memory(name):
+    read, result, more = peaks.of_child(name, 1)
+    assert peaks.share(read, result, more) <= peaks.MOST
+    assert more > 0.9 * result  # it was seen at all
+
+
+def test_arrays_that_change_during_calls():
+    code = "from torture.races import work; print(work(120, 1))"
+    assert int(processes.finish(processes.start("-c", code)))
+
+
+def test_the_same_bits_for_any_workers_and_parts():
+    here = bits.digests(1, ("float32",))
+    code = "from torture.bits import digests; print(*digests(1, ('float32',)))"
+    assert processes.finish(processes.start("-c", code, NUMBA_THREADING_LAYER="workqueue")).split() == here
+
+
+def test_other_bits_are_found(monkeypatch):
+    monkeypatch.setattr(sppfast, "pool", lambda x, *levels, workers, **options: np.full((len(x), 1), workers or 0))
+    with pytest.raises(AssertionError, match="call 0 of seed 1"):
+        bits.digests(1, ("float32",))
+
+
+def test_kernels_that_index_arrays_have_a_mode_that_checks_bounds(tmp_path):
+    """Of the others, which compute addresses, see `fences`."""
+    code = """
+    import numpy as np
+    from sppfast.cpu.boxes import match
+    box = np.zeros((1, 4))
+    one = np.zeros(1, np.int64)
+    try:
+        match(box, one + 9, box, np.array([0, 1]), np.zeros(1, bool), 0.5)
+    except IndexError as error:
+        print(error)
+    """
+    places = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert "out of bounds" in processes.run(code, **places)
 
 
 def test_damaged_files(tmp_path):

@@ -18,6 +18,7 @@ TESTS = {
     "interrupts": (interrupts.run, {"count": 10_000, "seed": 1}),
     "limits": (limits.run, {"count": 60, "seed": 1}),
     "peaks": (peaks.run, {}),
+    "bounds": (matrix.run_bounds, {}),
     "races": (races.run, {"count": 100_000, "seed": 1}),
     "install": (install.run, {}),
     "files": (files.run, {"count": 10_000, "seed": 1}),

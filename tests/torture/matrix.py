@@ -1,9 +1,10 @@
 """Every scenario of threads and processes beside each of Numba's threading layers, and caches that many fight over."""
 
+import re
 import tempfile
 from pathlib import Path
 
-from processes import PRELUDE, finish, start
+from processes import PRELUDE, TESTS, finish, start
 
 from .report import Row, bar
 from .scenarios import HANG, LAYERS, SCENARIOS
@@ -58,3 +59,12 @@ def run_caches(rounds):
     assert len(digests) == 1, "results differ"
     tried = f"{rounds} rounds of {PROCESSES} processes whose first call finds one empty cache directory"
     return Row("One empty cache", tried, "the same bits every time", f"caches --rounds {rounds}")
+
+
+def run_bounds():
+    """The tests of the kernels that index arrays, in Numba's mode that checks bounds; one row of the table."""
+    with tempfile.TemporaryDirectory() as cache:
+        places = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": cache}
+        said = finish(start("-m", "pytest", "-q", str(TESTS / "test_sppnet_boxes.py"), **places), 2 * HANG)
+    passed = re.search(r"\d+ passed", said).group()
+    return Row("Numba's `boundscheck`", "`test_sppnet_boxes.py`, whose kernels index arrays", passed, "bounds")
