@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -60,8 +61,8 @@ class Call:
 
     def filled(self, view: Callable[[Place], Any]) -> dict[str, Any]:
         """Arguments with arrays in their places."""
-        views = {name: map_items(view, self.arguments[name], Place) for name in ARRAYS if name in self.arguments}
-        return self.arguments | views
+        given = self.arguments
+        return given | {name: map_items(view, given[name], Place) for name in ARRAYS if given.get(name) is not None}
 
     def first_map(self, arrays: Sequence[Any]) -> Any:
         """Find the maps among the arrays, or the first of them."""
@@ -106,9 +107,11 @@ class Call:
 
     def present(self, results: Sequence[Any], x: Any) -> Any:
         """Give flat results of maps `x` the form asked for."""
+        a = self.arguments
+        if a["flatten"]:
+            return results[0] if len(results) == 1 else tuple(results)
         from .pooling import present  # which imports this module
 
-        a = self.arguments
         pyramid = as_pyramid(a["levels"], a.get("bins", "adaptive"))
         channels = x.shape[-3] if a["layout"] == "NCHW" else x.shape[-1]
         return present(results, pyramid, channels, a["layout"], a["flatten"])
@@ -159,8 +162,10 @@ def call_foreign(function: Callable[..., Any], /, **arguments: Any) -> Any:
             if not isinstance(item, kind):
                 raise TypeError(f"x[{i}]: expected {kind.__name__} as x[0] is, got {type(item).__name__}")
     arrays: list[Any] = []
-    places = {name: _take_out(name, arguments[name], kind, arrays) for name in ARRAYS if name in arguments}
-    return apply(Call(function, arguments | places), arrays)
+    for name in ARRAYS:
+        if arguments.get(name) is not None:
+            arguments[name] = _take_out(name, arguments[name], kind, arrays)
+    return apply(Call(function, arguments), arrays)
 
 
 def _first(x: Any) -> Any:
@@ -180,7 +185,13 @@ def _framework(array: Any) -> tuple[str, type] | None:
 def _adapter(array: Any) -> tuple[type, Callable[[Call, list[Any]], Any]]:
     """Find what applies operators to arrays of this type, which are instances of the type returned."""
     name, kind = _framework(array) or ("dlpack", type(array))
-    return kind, importlib.import_module(f".{name}", __package__).apply
+    return kind, _apply_of(name)
+
+
+@cache
+def _apply_of(module: str) -> Callable[[Call, list[Any]], Any]:
+    apply: Callable[[Call, list[Any]], Any] = importlib.import_module(f".{module}", __package__).apply
+    return apply
 
 
 def _take_out(name: str, value: Any, kind: type, arrays: list[Any]) -> Any:

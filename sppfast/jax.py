@@ -148,7 +148,7 @@ def _to_numpy(name: str, array: jax.Array) -> NDArray[Any]:
 
 
 def _from_numpy(array: NDArray[Any]) -> jax.Array:
-    if array.dtype.name == "bfloat16":  # which NumPy does not export
+    if array.dtype.kind == "V":  # bfloat16, which NumPy does not export
         return jnp.asarray(array)
     taken: jax.Array = jax.dlpack.from_dlpack(array)
     return taken

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,15 +33,16 @@ def _apply(call: Call, tensors: list[torch.Tensor]) -> Any:
         if recorded:
             raise ValueError("out: cannot be given where a tensor requires grad, except in torch.no_grad()")
         return _apply_into_out(call, tensors)
-    plain = not recorded and not torch._C._are_functorch_transforms_active()  # what Function.apply asks itself
+    if not recorded and not torch._C._are_functorch_transforms_active():  # what Function.apply asks itself
+        return _run(call, tensors)  # past autograd, which would take most of the time of a small call
     ragged = isinstance(arguments["x"], list)
     if "flatten" not in arguments:
-        gradients = _entry(_Backward, plain)(call, *tensors)
+        gradients = _Backward.apply(call, *tensors)
         return list(gradients) if ragged else gradients[0]
     maps = len(arguments["x"]) if ragged else 1
     indices = arguments.get("return_indices", False)
     flat = call.changed(flatten=True, return_indices=indices or (recorded and arguments["mode"] == "max"))
-    results = _entry(_Forward, plain)(flat, *tensors[:maps], *(tensor.detach() for tensor in tensors[maps:]))
+    results = _Forward.apply(flat, *tensors[:maps], *(tensor.detach() for tensor in tensors[maps:]))
     return call.present(results if indices else results[:1], tensors[0])
 
 
@@ -53,11 +54,6 @@ def _apply_into_out(call: Call, tensors: list[torch.Tensor]) -> Any:
     for place in places:
         torch.autograd.graph.increment_version(tensors[place.i])
     return results
-
-
-def _entry(operator: type[_Operator], plain: bool) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """What to call: past autograd where there is nothing to record, which saves most of the time of a small call."""
-    return operator.forward if plain else operator.apply
 
 
 class _Operator(torch.autograd.Function):
@@ -135,7 +131,7 @@ def _to_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
     if not tensor.is_cpu:
         expected = "cpu or cuda" if name.startswith("x") else "cpu as x is"
         raise ValueError(f"{name}: is on device {tensor.device}, expected {expected}; pass {name}.cpu()")
-    plain = tensor.detach().resolve_neg()
+    plain = (tensor.detach() if tensor.requires_grad else tensor).resolve_neg()
     try:
         if tensor.dtype == torch.bfloat16:
             return plain.view(torch.int16).numpy().view(_bfloat16())
@@ -145,7 +141,7 @@ def _to_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def _from_numpy(array: NDArray[Any]) -> torch.Tensor:
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V":  # bfloat16; the name takes a microsecond
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
