@@ -174,7 +174,8 @@ class ConvGeometry:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """`cells` by columns, with a map size for all windows or one for each."""
         with np.errstate(over="ignore"):  # infinitely far is clamped like all that is outside
-            scaled = (windows - self.offset) / self.stride
+            scaled = windows - self.offset
+            scaled /= self.stride
         low, high = np.floor(scaled[:, :2]) + 1, np.ceil(scaled[:, 2:]) - 1
         crossed = low > high
         if crossed.any():

@@ -33,7 +33,7 @@ from .pyramid import Levels, Pyramid, as_pyramid, one_of
 Array: TypeAlias = NDArray[Any]
 
 # Maxima that are looked for again: of so many windows at a time that they take a small part of the memory of a call.
-PART_BYTES = 2**23
+PART_BYTES = 2**22
 PARTS = 20
 
 

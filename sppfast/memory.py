@@ -20,6 +20,7 @@ from .arrays import LINE_BYTES, address_of
 ALIGNED_BYTES = 2**20  # from here on a result begins at a cache line, so that whole lines can be written
 KEPT_BYTES = 2**25  # from here on malloc gives memory back to the system at once
 KEPT_BLOCKS = 2  # values and indices
+PLAN_BYTES, WINDOW_BYTES, EDGE_BYTES = 2**19, 512, 32  # of planning, more than it takes
 SLACK = 1.1  # a block serves results that are not much smaller
 
 _kept: deque[mmap.mmap] = deque(maxlen=KEPT_BLOCKS)
@@ -36,6 +37,14 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     memory = np.empty(size + LINE_BYTES, dtype=np.uint8)
     begin = -address_of(memory) % LINE_BYTES
     return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
+def expect(windows: int, counts: int) -> None:
+    """Raise MemoryError where there is none to plan so many windows, of so many bins along both axes.
+
+    NumPy up to 2.4 ends the process where it finds none for the buffers of a broadcast: it raises without the GIL.
+    """
+    np.empty(PLAN_BYTES + windows * (WINDOW_BYTES + EDGE_BYTES * counts), dtype=np.uint8)
 
 
 def _block(size: int) -> mmap.mmap | None:

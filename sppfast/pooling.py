@@ -16,10 +16,10 @@ from .arrays import LAYOUTS, Maps, result_dtype, take_floats, take_maps
 from .cores import available_cores
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
-from .memory import allocate
+from .memory import allocate, expect
 from .plan import Axis, Plan, Samples, make_plan, make_samples
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
-from .windows import ROUNDINGS, align_windows, parse_rois, window_axes
+from .windows import ROUNDINGS, Windows, align_windows, parse_rois, window_axes
 
 MODES = ("max", "avg")
 MAX_INDEX = 2**31 - 1
@@ -304,10 +304,17 @@ def plan_windows(
 ) -> tuple[Plan, NDArray[np.int64]]:
     """Check what is asked of RoI pooling, and plan it: the bins, and the map of each window."""
     one_of("rounding", rounding, ROUNDINGS)
-    windows, index = parse_rois(rois, batch_index, maps.count)
+    windows, index = _take_windows(pyramid, rois, batch_index, maps)
     heights, widths = (side[index] if maps.ragged else side for side in (maps.heights, maps.widths))
     axes = window_axes(windows, heights, widths, as_geometry(geometry), rounding)
     return make_plan(pyramid, *axes, unions=reduction != "avg"), index
+
+
+def _take_windows(pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps) -> tuple[Windows, NDArray[np.int64]]:
+    """Check the windows, and that there is memory to plan them."""
+    windows, index = parse_rois(rois, batch_index, maps.count)
+    expect(len(index), sum(map(sum, pyramid.levels)))
+    return windows, index
 
 
 def plan_samples(
@@ -315,7 +322,7 @@ def plan_samples(
 ) -> tuple[Samples, NDArray[np.int64]]:
     """Check what is asked of RoI align, and plan it: the samples, and the map of each window."""
     ratio, shifted = check_ratio(sampling_ratio), check_aligned(aligned)
-    windows, index = parse_rois(rois, batch_index, maps.count)
+    windows, index = _take_windows(pyramid, rois, batch_index, maps)
     dtype = np.float64 if maps.dtype.itemsize == 8 else np.float32
     windows = align_windows(windows, as_geometry(geometry), shifted, dtype)
     return make_samples(pyramid, windows, ratio), index

@@ -135,7 +135,7 @@ def window_axes(
     if rounding == "fast_rcnn":
         return _fast_rcnn_axes(windows, geometry, heights, widths)
     if rounding == "sppnet":
-        x0, y0, x1, y1 = geometry.sppnet_cells(windows.astype(np.float64), heights, widths)
+        x0, y0, x1, y1 = geometry.sppnet_cells(windows.astype(np.float64, copy=False), heights, widths)
         return Axis(y0, y1 - y0, heights), Axis(x0, x1 - x0, widths)
     x0, y0, x1, y1 = _whole_cells(windows, heights, widths)
     inside = bool((x0 < x1).all() and (y0 < y1).all())

@@ -41,6 +41,7 @@ def test_show_versions(capsys):
 # Tells what is written, sent or started, by Python's own account of it.
 WATCH = """
 import json, os, sys
+import numpy  # which changes the environment and puts it back
 seen, environment = set(), dict(os.environ)
 def watch(event, arguments):
     writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

@@ -35,7 +35,9 @@ LANES_BYTES = 2**18  # of gradients of one channel block: up to here they lie in
 WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
 NEAR_BYTES = 2**17  # of gradients that are scattered together: part of a second-level cache
 MAX_GROUP = 32  # channels
-TABLE_BYTES = 2**25  # of taps, at a time
+TABLE_BYTES, LEAST_BYTES = 2**25, 2**21  # of taps, at a time: a small part of the result
+PARTS = 32
+MANY_WINDOWS = 4096
 TABLE_WINDOWS = 64  # for a task that lists taps
 
 
@@ -83,12 +85,18 @@ def align_maps(
     """
     if not target.size:
         return
-    sizes = _record_bytes(samples, maps, index).sum(axis=(1, 2))
-    parts = np.cumsum(sizes) // TABLE_BYTES
-    cuts = [0, *(np.flatnonzero(np.diff(parts)) + 1), len(index)]
-    for first, last in pairwise(cuts):
-        part = Samples(samples.windows[first:last], samples.ratio, samples.levels, samples.bins)
-        _align_part(kept, maps, part, index[first:last], mode, target[first:last], workers)
+    room = min(max(target.nbytes // PARTS, LEAST_BYTES), TABLE_BYTES)
+    for begin in range(0, len(index), MANY_WINDOWS):
+        end = min(begin + MANY_WINDOWS, len(index))
+        sizes = _record_bytes(_some(samples, begin, end), maps, index[begin:end]).sum(axis=(1, 2))
+        cuts = begin + 1 + np.flatnonzero(np.diff(np.cumsum(sizes) // room))
+        for first, last in pairwise((begin, *cuts, end)):
+            some = _some(samples, first, last)
+            _align_part(kept, maps, some, index[first:last], mode, target[first:last], workers)
+
+
+def _some(samples: Samples, first: int, last: int) -> Samples:
+    return Samples(samples.windows[first:last], samples.ratio, samples.levels, samples.bins)
 
 
 def _align_part(
