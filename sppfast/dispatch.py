@@ -6,7 +6,6 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -185,13 +184,7 @@ def _framework(array: Any) -> tuple[str, type] | None:
 def _adapter(array: Any) -> tuple[type, Callable[[Call, list[Any]], Any]]:
     """Find what applies operators to arrays of this type, which are instances of the type returned."""
     name, kind = _framework(array) or ("dlpack", type(array))
-    return kind, _apply_of(name)
-
-
-@cache
-def _apply_of(module: str) -> Callable[[Call, list[Any]], Any]:
-    apply: Callable[[Call, list[Any]], Any] = importlib.import_module(f".{module}", __package__).apply
-    return apply
+    return kind, importlib.import_module(f".{name}", __package__).apply
 
 
 def _take_out(name: str, value: Any, kind: type, arrays: list[Any]) -> Any:
