@@ -21,7 +21,7 @@ BREAKS = {
     "no barrier among the warps that reduce a bin": ("states[thread / WARP] = state;\n    __syncthreads();", "states[thread / WARP] = state;"),
     "a warp of a bin is left out": ("k < team / WARP; k++", "k < team / WARP - 1; k++"),
     "a tile's last row is left out": ("return {first, first + smaller(rows, height - first)};", "return {first, first + smaller(rows, height - first) - (first > 0)};"),
-    "a tile's states are those of the next": ("* call.tiles + tile];", "* call.tiles + (tile + 1) % call.tiles];"),
+    "two tiles share their states": ("* call.tiles + tile];", "* call.tiles + tile / 2];"),
     "a bin's last tile is not merged": ("(ceil_divide(rows.stop, tiles.rows) - top) * wide : 0;", "(ceil_divide(rows.stop, tiles.rows) - top) * wide - (wide > 1) : 0;"),
     "tiles are as long as whole rows of a wider map": ("columns = smaller(map.width, room)", "columns = map.width"),
     "no barrier before staged results are written": ("            }\n    }\n    __syncthreads();\n    int first = 0;", "            }\n    }\n    int first = 0;"),
