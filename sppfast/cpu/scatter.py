@@ -120,6 +120,12 @@ def are_inside(index, count, area):
     return inside
 
 
+@routine(types.int64)
+def kept_inside(index, i, area):
+    """Load an index of those that are inside; even if another thread has changed it since it lies in the map."""
+    return min(max(load_i32(index, i), 0), area - 1)
+
+
 @routine()
 def prefetch_run(at, size):
     """Fetch what will be read."""
@@ -140,8 +146,8 @@ def scatter_pairs(planes, grad, index, next_grad, next_index, area, count, chann
         prefetch_run(next_index + k * places, 2 * places)
         one, from_, where = planes + k * plane, grad + k * run, index + k * places
         for i in range(count):
-            add_item(one + load_i32(where, i) * item, from_ + i * item, t)
-            add_item(one + plane + load_i32(where, count + i) * item, from_ + run + i * item, t)
+            add_item(one + kept_inside(where, i, area) * item, from_ + i * item, t)
+            add_item(one + plane + kept_inside(where, count + i, area) * item, from_ + run + i * item, t)
 
 
 @routine(types.int64)
