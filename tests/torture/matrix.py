@@ -1,6 +1,9 @@
 """Every scenario of threads and processes beside each of Numba's threading layers, and caches that many fight over."""
 
+import functools
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,13 +16,11 @@ COLD = PRELUDE.replace("180", str(HANG)) + "print(hashlib.sha256(sppfast.pool(x[
 PROCESSES = 8
 
 
+@functools.cache
 def has_tbb():
-    """Whether Numba finds its TBB."""
-    try:
-        from numba.np.ufunc import tbbpool  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    """Whether Numba finds its TBB in a fresh process: in this one another library may have loaded its own."""
+    command = [sys.executable, "-c", "from numba.np.ufunc import tbbpool"]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def scenario(name, layer, count):
