@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .report import Row, bar
@@ -46,10 +47,9 @@ def call(*command, **options):
     return done.stdout
 
 
-def tested(folder, python, package, versions):
+def tested(folder, environment, python, package, versions):
     """Install a package into an empty environment of its own and test it; what was there, and how it went."""
-    environment, tests = folder / "environment", folder / "tests"
-    shutil.rmtree(environment, ignore_errors=True)
+    tests = folder / "tests"
     call(sys.executable, "-m", "virtualenv", "-q", "-p", python, environment)
     binary = environment / "bin" / "python"
     call(binary, "-m", "pip", "install", "-q", package, *versions, *NEEDED)
@@ -63,7 +63,6 @@ def tested(folder, python, package, versions):
 
 def run(extra=()):
     """Build both, and test them with every Python that is here; one row of the table."""
-    results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         call(sys.executable, "-m", "build", "--outdir", folder / "dist", ROOT)
@@ -72,11 +71,15 @@ def run(extra=()):
         found = pythons(extra)
         oldest, newest = next(iter(found.values())), list(found.values())[-1]
         jobs = [(oldest, wheel, OLDEST), (newest, sdist, ()), *((python, wheel, ()) for python in found.values())]
-        with bar(len(jobs), "environments", "install") as shown:
-            for python, package, versions in jobs:
-                seen, passed = tested(folder, python, package, versions)
-                kind = "wheel" if package is wheel else "sdist"
-                results.append(f"{kind}, Python {seen[0]}, NumPy {seen[1]}, Numba {seen[2]}: {passed}")
-                shown.update()
+
+        def result(number):
+            python, package, versions = jobs[number]
+            seen, passed = tested(folder, folder / f"environment{number}", python, package, versions)
+            kind = "wheel" if package is wheel else "sdist"
+            shown.update()
+            return f"{kind}, Python {seen[0]}, NumPy {seen[1]}, Numba {seen[2]}: {passed}"
+
+        with bar(len(jobs), "environments", "install") as shown, ThreadPoolExecutor(os.cpu_count()) as threads:
+            results = list(threads.map(result, range(len(jobs))))
     tried = f"the wheel and the sdist in {len(jobs)} empty environments; {', '.join(FILES)} from a copy of the tests"
     return Row("Installation", tried, "; ".join(results), "install")
