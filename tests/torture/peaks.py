@@ -95,7 +95,7 @@ OPERATORS = {
     "roi_pool, 32 channels": of_windows(sppfast.roi_pool, channels=32, count=20_000),
     "roi_align": of_windows(sppfast.roi_align),
     "roi_align, maxima": of_windows(sppfast.roi_align, mode="max"),
-    "roi_align, 32 channels": of_windows(sppfast.roi_align, channels=32, count=20_000),
+    "roi_align, 16 channels": of_windows(sppfast.roi_align, channels=16, count=20_000),
     "pool_backward": backward,
     "pool_backward, mean": lambda scale: backward(scale, "avg"),
     "roi_pool_backward": backward_of_windows(sppfast.roi_pool_backward),
