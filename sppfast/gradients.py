@@ -14,7 +14,7 @@ from .arrays import LAYOUTS, Maps, take_maps
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry
 from .memory import allocate
-from .plan import Plan
+from .plan import Plan, make_plan
 from .pooling import (
     INDEX_DTYPE,
     MAX_INDEX,
@@ -22,9 +22,9 @@ from .pooling import (
     backend,
     check_out,
     check_workers,
+    cut_windows,
     plan_maps,
     plan_samples,
-    plan_windows,
     pool,
     result_dtypes,
 )
@@ -150,7 +150,8 @@ def roi_pool_backward(
         return call_foreign(roi_pool_backward, **locals())
     pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, indices)
     threads = check_workers(workers)
-    plan, index = plan_windows(pyramid, rois, batch_index, maps, geometry, rounding, mode)
+    axes, index = cut_windows(pyramid, rois, batch_index, maps, geometry, rounding)
+    plan = make_plan(pyramid, *axes, unions=mode != "avg")
     rows = take_grad(grad, pyramid, maps, len(index), layout)
     if mode == "avg":
         targets = Targets(out, kept, maps, layout, [rows])

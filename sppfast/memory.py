@@ -43,8 +43,13 @@ def expect(windows: int, counts: int) -> None:
     """Raise MemoryError where there is none to plan so many windows, of so many bins along both axes.
 
     NumPy up to 2.4 ends the process where it finds none for the buffers of a broadcast: it raises without the GIL.
+    For much of it the system is asked itself: malloc, once it has taken so much back, keeps whatever is smaller.
     """
-    np.empty(PLAN_BYTES + windows * (WINDOW_BYTES + EDGE_BYTES * counts), dtype=np.uint8)
+    size = PLAN_BYTES + windows * (WINDOW_BYTES + EDGE_BYTES * counts)
+    try:
+        np.empty(size, dtype=np.uint8) if size < ALIGNED_BYTES else mmap.mmap(-1, size).close()
+    except OSError as error:
+        raise MemoryError(f"no {size} bytes to plan {windows} windows") from error
 
 
 def _block(size: int) -> mmap.mmap | None:
@@ -77,6 +82,6 @@ class _Owner:
     def __del__(self, keep: Any = _kept.append, advice: int = getattr(mmap, "MADV_FREE", 0)) -> None:
         try:
             self.block.madvise(advice)
-        except OSError:  # the system could not take locked memory back: it is not kept
+        except (OSError, AttributeError):  # locked memory cannot be given back, and Ctrl-C may come before there is any
             return
         keep(self.block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -39,6 +39,11 @@ class Axis:
     limit: NDArray[np.int64]
     rule: str = "adaptive"
     inside: bool = True
+
+    def part(self, part: slice) -> Axis:
+        """Some of the windows."""
+        limit = self.limit[part] if len(self.limit) > 1 else self.limit
+        return replace(self, start=self.start[part], extent=self.extent[part], limit=limit)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -106,6 +111,12 @@ def make_plan(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
     levels = level_table(pyramid.levels, y_nests, x_nests, unions)
     may_be_empty = not (y.inside and x.inside and y.rule != "caffe")
     return Plan(y_edges, x_edges, levels, pyramid.size, may_be_empty)
+
+
+def plan_bytes(pyramid: Pyramid) -> int:
+    """Size of a window's row of both tables of edges."""
+    edges = sum(WINDOW_FIELDS + 2 * sum(counts) for counts in _counts(pyramid.levels))
+    return edges * np.dtype(np.int32).itemsize
 
 
 @lru_cache(maxsize=256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from importlib import import_module
 from types import ModuleType
@@ -17,7 +17,7 @@ from .cores import available_cores
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
 from .memory import allocate, expect
-from .plan import Axis, Plan, Samples, make_plan, make_samples
+from .plan import Axis, Plan, Samples, make_plan, make_samples, plan_bytes
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
 from .windows import ROUNDINGS, Windows, align_windows, parse_rois, window_axes
 
@@ -25,6 +25,7 @@ MODES = ("max", "avg")
 MAX_INDEX = 2**31 - 1
 MAX_SAMPLES = 1024
 INDEX_DTYPE = np.dtype(np.int32)
+PARTS = 16  # of a result
 
 
 def pool(
@@ -203,11 +204,15 @@ def roi_pool(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels)
     kept, maps = take_maps(x, layout)
-    plan, index = plan_windows(pyramid, rois, batch_index, maps, geometry, rounding, reduction)
-    results = _allocate(out, (len(index), maps.channels * plan.bins), maps, reduction)
+    axes, index = cut_windows(pyramid, rois, batch_index, maps, geometry, rounding)
+    results = _allocate(out, (len(index), pyramid.output_length(maps.channels)), maps, reduction)
     threads = check_workers(workers)
     targets = _targets(results, kept, maps) if out is not None else results
-    backend("launch").reduce_maps(kept, maps, plan, index, reduction, targets, threads)
+    for part in _parts(len(index), pyramid, maps, results[0].nbytes):
+        rows, columns = (axis.part(part) for axis in axes)
+        plan = make_plan(pyramid, rows, columns, unions=reduction != "avg")
+        parts = [target[part] for target in targets]
+        backend("launch").reduce_maps(kept, maps, plan, index[part], reduction, parts, threads)
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
@@ -299,15 +304,20 @@ def roi_align(
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
-def plan_windows(
-    pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str, reduction: str
-) -> tuple[Plan, NDArray[np.int64]]:
-    """Check what is asked of RoI pooling, and plan it: the bins, and the map of each window."""
+def cut_windows(
+    pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str
+) -> tuple[tuple[Axis, Axis], NDArray[np.int64]]:
+    """Check what is asked of RoI pooling, and round the windows to cells; with the map of each."""
     one_of("rounding", rounding, ROUNDINGS)
     windows, index = _take_windows(pyramid, rois, batch_index, maps)
     heights, widths = (side[index] if maps.ragged else side for side in (maps.heights, maps.widths))
-    axes = window_axes(windows, heights, widths, as_geometry(geometry), rounding)
-    return make_plan(pyramid, *axes, unions=reduction != "avg"), index
+    return window_axes(windows, heights, widths, as_geometry(geometry), rounding), index
+
+
+def _parts(count: int, pyramid: Pyramid, maps: Maps, size: int) -> Iterator[slice]:
+    """Divide windows into parts whose plans are small beside a result of `size` bytes, and that are worth a pack."""
+    step = max(size // PARTS // plan_bytes(pyramid), maps.count * maps.largest)
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _take_windows(pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps) -> tuple[Windows, NDArray[np.int64]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import sppfast
+from sppfast import pooling
 from sppfast.cpu import launch, order
 
 LEVELS = [7, 13, (6, 3, 2, 1), (5, (3, 4), 2)]  # in float32, 13 bins of 7 cells reach into an 8th
@@ -104,6 +105,72 @@ def test_bins_by_rows_are_the_bins_of_cells(rng, set_row_cells, shape, levels, d
     for a, b in zip(by_cells, calls(), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(np.signbit(a), np.signbit(b))
+
+
+@pytest.mark.parametrize("bins", ["adaptive", "sliding", "caffe"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int16", "int64"])
+@pytest.mark.parametrize("levels", [(6, 3, 2, 1), (5, 3), [(2, 9), (70, 1), 4]], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 40, 67), (1, 3, 3, 64), (1, 2, 90, 130), (3, 2, 17, 16)], ids=str)
+def test_means_by_rows_are_the_means_of_cells(rng, set_row_cells, shape, levels, dtype, bins):
+    """The sums are of float64 and in another order; no cell counts twice, none is left out."""
+    x = (100 * rng.standard_normal(shape)).astype(dtype)
+    if np.dtype(dtype).kind == "f":
+        x[rng.random(shape) < 0.0005] = np.nan
+        x[rng.random(shape) < 0.0005] = np.inf
+    wide = np.ascontiguousarray(np.moveaxis(x, -1, 0))
+
+    def calls():
+        for maps in (x, np.moveaxis(wide, 0, -1), x[..., ::-1], list(x)):
+            yield sppfast.pool(maps, levels, mode="avg", bins=bins)
+        yield sppfast.pool(np.ascontiguousarray(np.moveaxis(x, 1, -1)), levels, mode="avg", bins=bins, layout="NHWC")
+
+    set_row_cells(10**9)
+    by_cells = list(calls())
+    set_row_cells(1e-9)
+    for a, b in zip(by_cells, calls(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3 if dtype == "float16" else 1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_bits_of_a_mean_do_not_depend_on_the_other_maps(rng, layout):
+    """Maps that are summed by rows and maps that are not, alone and together."""
+    shapes = [(4, 100, 120), (4, 9, 9), (4, 1, 500), (4, 40, 33), (4, 300, 8)]
+    maps = [rng.standard_normal(shape if layout == "NCHW" else (*shape[1:], shape[0])) for shape in shapes]
+    together = sppfast.pool(maps, mode="avg", layout=layout)
+    for x, row in zip(maps, together, strict=True):
+        np.testing.assert_array_equal(sppfast.pool(x, mode="avg", layout=layout), row)
+        np.testing.assert_array_equal(sppfast.pool(np.stack([x] * 9), mode="avg", layout=layout), [row] * 9)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("options", [{}, {"mode": "avg"}, {"return_indices": True}], ids=str)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_windows_planned_in_parts_are_windows_planned_at_once(rng, monkeypatch, rounding, options, ragged):
+    """So few cells that a part has 80 windows."""
+    x = rng.standard_normal((2, 3, 5, 8))
+    options = {"rounding": rounding, "batch_index": rng.integers(0, 2, 500), **options}
+    maps = [x[0], x[1, :, :4, :7]] if ragged else x
+    rois = windows(rng, 500, rounding)
+    monkeypatch.setattr(pooling, "PARTS", 1)
+    at_once = sppfast.roi_pool(maps, rois, **options)
+    monkeypatch.setattr(pooling, "PARTS", 10**9)
+    for a, b in zip(np.atleast_2d(at_once), np.atleast_2d(sppfast.roi_pool(maps, rois, **options)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), ((2, 60), 5, 1)], ids=str)
+def test_bits_of_a_mean_do_not_depend_on_the_other_windows(rng, levels, rounding):
+    """Windows of one part and of more, summed by patches or not, in a tile of the whole map, in their own, in none."""
+    x = rng.standard_normal((40, 61, 70))
+    rois = np.concatenate([windows(rng, 12, rounding), [[0, 0, 9999, 9999], [0, 0, 9999, 30]]])
+    options = {"mode": "avg", "rounding": rounding}
+    together = sppfast.roi_pool(x, np.tile(rois, (20, 1)), levels, **options).reshape(20, len(rois), -1)
+    wide = np.ascontiguousarray(np.moveaxis(x, 0, -1))
+    for i, window in enumerate(rois):
+        for maps, layout in ((x, "NCHW"), (wide, "NHWC")):
+            alone = sppfast.roi_pool(maps, window[None], levels, layout=layout, **options)[0]
+            np.testing.assert_array_equal(together[:, i], [alone] * 20)
 
 
 @pytest.mark.parametrize("return_indices", [False, True])

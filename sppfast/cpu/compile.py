@@ -17,15 +17,18 @@ from numba.extending import intrinsic
 OPTIONS = {"error_model": "numpy"}
 
 
-def routine(returns: Any = types.void) -> Callable[[Any], Any]:
+def routine(returns: Any = types.void, modes: tuple[str, ...] = ()) -> Callable[[Any], Any]:
     """Make a function that compiled code may call, compiled as part of what calls it.
 
     `numba.njit` would give each its own wrappers and machine code besides, which nobody calls, in twice the time.
+    With `modes`, kernels of other reductions go without: there it does nothing, and returns 0.
     """
 
     def decorate(function: Any) -> Any:
         def resolve(*arguments: Any) -> Any:
             def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                if modes and arguments[-1].mode not in modes:
+                    return context.get_constant_null(returns)
                 flags = Flags()
                 flags.error_model = OPTIONS["error_model"]
                 compiled = context.compile_subroutine(builder, function, sig, flags=flags)

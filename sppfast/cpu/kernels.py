@@ -13,16 +13,18 @@ from .lanes import (
     accumulator_bytes,
     add_bin,
     add_cell,
+    add_raw_cell,
     add_row,
     add_run,
+    add_strip,
     begin,
     cell_bytes,
+    column_bytes,
     copy_byte,
     copy_cell,
     copy_item,
     copy_line,
     copy_part,
-    first_row,
     has_index,
     index_group,
     is_sum,
@@ -41,8 +43,10 @@ from .lanes import (
     row_lanes,
     settle,
     start,
+    start_row,
     start_run,
     store_accumulator,
+    store_i64,
     store_run,
     store_strip,
     stream_line,
@@ -78,7 +82,8 @@ from .lanes import (
     POWERS_AT,  # per window, ordered by map: the blocks that its bins are made of, see `order`; 0: none
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
-    BY_ROWS,  # whether a window is reduced channel by channel, rows first
+    MORE_BYTES,  # between the tile and the bins: a widened tile, or patches
+    ROW_CELLS,  # of a window, from which on it is reduced by rows; 0: none is
     BINS,  # of all levels, and as many as transposed blocks may read past the last
     SCRATCH_AT,
     SCRATCH_STEP,
@@ -95,13 +100,16 @@ from .lanes import (
     LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     FIELDS,
-) = range(41)
+) = range(42)
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
 LEVEL_BYTES = 64
 ROW_BLOCK = 4  # rows that are read at a time
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
+SUM_CELLS = 2048  # of a part that is summed
+PATCHES = 512  # of it, at most
+STRIPS_BYTES = 2**19  # of a plane that is summed: part of a near cache
 POWER = 32  # the powers of two of a block of cells, in one number
 
 
@@ -147,12 +155,13 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
 
 
 @routine()
-def reduce_bins(desc, tile, bins, y_edges, x_edges, held, map_width, y0, y1, x0, x1, t):
-    """Reduce the bins of a window over the cells [y0, y1) x [x0, x1) in the tile, on top of what is held of them.
+def reduce_bins(desc, cells, step, across, raw, bins, y_edges, x_edges, map_width, held, y0, y1, x0, x1, t):
+    """Reduce the bins of a window over the cells [y0, y1) x [x0, x1), on top of what is held of them.
 
+    `cells` is where the map's first cell would lie in the tile, or where it lies in the map, if they are `raw`; `step`
+    is from row to row, `across` from column to column.
     Bound: one vector load and one vector operation per line of a cell, for each bin that it is in.
     """
-    step = (x1 - x0) * cell_bytes(t)
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         if load_i64(level, FINER) >= 0:
@@ -166,19 +175,98 @@ def reduce_bins(desc, tile, bins, y_edges, x_edges, held, map_width, y0, y1, x0,
             for column in range(columns):
                 left = max(load_i32(x_places, column), x0)
                 right = min(load_i32(x_places, columns + column), x1)
-                cells = tile + (top - y0) * step - x0 * cell_bytes(t)
                 accumulator = load_accumulator(bin_, t) if held else start(t)
                 if top < bottom and left < right:
                     accumulator = begin(accumulator, top * map_width + left, t)
                 for y in range(top, bottom):
                     for x in range(left, right):
-                        accumulator = add_cell(accumulator, cells + x * cell_bytes(t), y * map_width + x, t)
-                    cells += step
+                        cell, index = cells + y * step + x * across, y * map_width + x
+                        if raw:
+                            prefetch_read(cell + AHEAD_BYTES)
+                            prefetch_read(cell + AHEAD_BYTES + LINE_BYTES)
+                            accumulator = add_raw_cell(accumulator, cell, index, t)
+                        else:
+                            accumulator = add_cell(accumulator, cell, index, t)
                 store_accumulator(bin_, accumulator, t)
                 bin_ += accumulator_bytes(t)
 
 
-@routine()
+@routine(types.int64)
+def list_strips(desc, cuts, strips, edges, counts, places, low, high):
+    """List strips along an axis: the rows, or columns, from `low` to `high` that lie in the same bins of all levels.
+
+    Lists where strips begin and the last one ends, and for each row the strip that begins there or before; counts them.
+    """
+    for y in range(high - low + 1):
+        store_i64(strips, y, 0)
+    store_i64(strips, 0, 1)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        at = edges + 4 * load_i64(level, places)
+        for row in range(2 * load_i64(level, counts)):
+            store_i64(strips, min(max(load_i32(at, row), low), high) - low, 1)
+    count = 0
+    for y in range(high - low):
+        if load_i64(strips, y):
+            store_i64(cuts, count, low + y)
+            count += 1
+        store_i64(strips, y, count - 1)
+    store_i64(strips, high - low, count)
+    store_i64(cuts, count, high)
+    return count
+
+
+@routine(types.int64)
+def strip_of(strips, edges, i, low, high):
+    """Find the strip that begins at an edge."""
+    return load_i64(strips, min(max(load_i32(edges, i), low), high) - low)
+
+
+@routine(types.boolean, modes=("avg",))
+def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, held, y0, y1, x0, x1, t):
+    """Sum the bins of a window over a part of its cells from patches, cells in the same bins of all levels.
+
+    Bound: one vector load, conversion and addition per line of a cell, however many bins it is in. Returns whether that
+    is less work than to sum the cells of each bin; otherwise it does nothing.
+    """
+    size, levels, area = accumulator_bytes(t), load_i64(desc, LEVELS), (y1 - y0) * (x1 - x0)
+    if levels == 1 or y0 >= y1 or x0 >= x1:
+        return False
+    y_cuts, x_cuts = more, more + 16 * load_i64(desc, LINES) + 16
+    y_strips = x_cuts + 16 * load_i64(desc, LINES) + 16
+    x_strips = y_strips + 8 * (y1 - y0 + 1)
+    patches = x_strips + 8 * (x1 - x0 + 1)
+    tall = list_strips(desc, y_cuts, y_strips, y_edges, ROWS, Y_EDGES, y0, y1)
+    wide = list_strips(desc, x_cuts, x_strips, x_edges, COLUMNS, X_EDGES, x0, x1)
+    if tall * wide > PATCHES or tall * wide * levels > area * (levels - 1):
+        return False
+    for i in range(tall):
+        for j in range(wide):
+            accumulator = start(t)
+            for y in range(load_i64(y_cuts, i), load_i64(y_cuts, i + 1)):
+                for x in range(load_i64(x_cuts, j), load_i64(x_cuts, j + 1)):
+                    accumulator = add_cell(accumulator, cells + y * step + x * across, 0, t)
+            store_accumulator(patches + (i * wide + j) * size, accumulator, t)
+    for i in range(levels):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+        bin_ = bins + load_i64(level, FIRST) * size
+        for row in range(rows):
+            top, bottom = strip_of(y_strips, y_places, row, y0, y1), strip_of(y_strips, y_places, rows + row, y0, y1)
+            for column in range(columns):
+                left = strip_of(x_strips, x_places, column, x0, x1)
+                right = strip_of(x_strips, x_places, columns + column, x0, x1)
+                accumulator = load_accumulator(bin_, t) if held else start(t)
+                for y in range(top, bottom):
+                    for x in range(left, right):
+                        accumulator = add_bin(accumulator, patches + (y * wide + x) * size, t)
+                store_accumulator(bin_, accumulator, t)
+                bin_ += size
+    return True
+
+
+@routine(modes=("max",))
 def widen(target, source, height, width, down, right, t):
     """Make every cell the larger of itself and the cell `down` and to the `right` of it; in place too."""
     size = cell_bytes(t)
@@ -191,7 +279,7 @@ def widen(target, source, height, width, down, right, t):
             store_accumulator(target + cell, accumulator, t)
 
 
-@routine()
+@routine(modes=("max",))
 def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, t):
     """Reduce the bins of the finest level from four overlapping blocks of `tall` x `wide` cells each.
 
@@ -215,14 +303,15 @@ def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, t):
             bin_ += accumulator_bytes(t)
 
 
-@routine(types.int64)
+@routine(types.int64, modes=("max", "argmax"))
 def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, width, power, t):
     """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
 
     `state` is how far it is: windows come in rising order of their powers.
     """
     if power < 0:
-        reduce_bins(desc, tile, bins, y_edges, x_edges, False, width, 0, height, 0, width, t)
+        step, across = width * cell_bytes(t), cell_bytes(t)
+        reduce_bins(desc, tile, step, across, False, bins, y_edges, x_edges, width, False, 0, height, 0, width, t)
         return state
     tall, wide = power // POWER, power % POWER
     while state < tall * POWER:
@@ -376,21 +465,34 @@ def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
 
 
 @routine()
-def reduce_parts(desc, tile, bins, y_edges, x_edges, map_, address, channel, t):
-    """Reduce a window part by part, each as large as the tile: every cell is packed once, and the tile stays small."""
+def reduce_parts(desc, tile, more, bins, y_edges, x_edges, map_, address, channel, t):
+    """Reduce a window part by part, each as large as a tile in a near cache: every cell is packed once.
+
+    Not at all where the lanes lie side by side in the map. Sums take the same parts, and with them the same order,
+    where the tile holds the whole map.
+    """
     y0, y1, x0, x1 = load_i32(y_edges, 0), load_i32(y_edges, 1), load_i32(x_edges, 0), load_i32(x_edges, 1)
-    channels, map_width = load_i64(desc, CHANNELS), load_i64(map_, 2)
-    capacity = load_i64(desc, TILE_CELLS)
+    channels, map_width, shared = load_i64(desc, CHANNELS), load_i64(map_, 2), load_i64(desc, SHARED)
+    raw = not shared and load_i64(map_, 3) == item_bytes(t) and channel + lane_count(t) <= channels
+    capacity = SUM_CELLS if is_sum(t) else load_i64(desc, TILE_CELLS)
     wide = max(min(x1 - x0, capacity), 1)
     tall = capacity // wide
+    cells, step, across = tile, map_width * cell_bytes(t), cell_bytes(t)
+    if raw:
+        cells, step, across = address + channel * item_bytes(t), load_i64(map_, 4), load_i64(map_, 5)
     top = y0
     while top == y0 or top < y1:
         bottom, left = min(top + tall, y1), x0
         while left == x0 or left < x1:
             right = min(left + wide, x1)
-            pack(tile, map_, address, channel, channels, top, bottom, left, right, t)
+            if not shared and not raw:
+                pack(tile, map_, address, channel, channels, top, bottom, left, right, t)
+                step = (right - left) * across
+                cells = tile - top * step - left * across
             held = top > y0 or left > x0
-            reduce_bins(desc, tile, bins, y_edges, x_edges, held, map_width, top, bottom, left, right, t)
+            place = (held, top, bottom, left, right)
+            if not sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, *place, t):
+                reduce_bins(desc, cells, step, across, raw, bins, y_edges, x_edges, map_width, *place, t)
             left += wide
         top += tall
 
@@ -400,76 +502,128 @@ def reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t):
     """Reduce the rows [top, bottom) of a plane to a strip of `width` columns, of which `limit` lie in the row.
 
     A few rows at a time, which saves loads and stores of the strip. The last part of a row reaches back over the one
-    before it.
+    before it, and is put where its columns belong when all rows are in it: none counts twice.
     """
     lanes, item = row_lanes(t), item_bytes(t)
     for first in range(top, bottom, ROW_BLOCK):
         last = min(first + ROW_BLOCK, bottom)
         for x in range(0, width, lanes):
-            x = min(x, limit - lanes)
-            place = plane + x * item
-            columns = load_strip(strip, x, capacity, t) if first > top else first_row(place + top * row_step, top, t)
+            place = plane + min(x, limit - lanes) * item
+            columns = load_strip(strip, x, capacity, t) if first > top else start_row(place + top * row_step, top, t)
             for y in range(first, last):
                 prefetch_read(place + y * row_step + AHEAD_BYTES)
                 columns = add_row(columns, place + y * row_step, y, t)
             store_strip(strip, x, capacity, columns, t)
+    part = max(width - 1, 0) // lanes * lanes
+    store_strip(strip, min(part, limit - lanes), capacity, load_strip(strip, part, capacity, t), t)
 
 
 @routine()
-def reduce_columns(strip, capacity, bin_, left, right, x0, lane, map_width, t):
-    """Reduce the columns [left, right) of a channel's strip, which begins at column `x0`, to one lane of a bin."""
+def pool_columns(strip, bin_, x_places, columns, filled, x0, cell, lane, map_width, t):
+    """Reduce a strip, which begins at column `x0`, to a row of bins: to one of their lanes, or all channels to all."""
     lanes = row_lanes(t)
-    run = start_run(t)
-    for x in range(left, right, lanes):
-        run = add_run(run, load_strip(strip, x - x0, capacity, t), right - x, x, map_width, t)
-    store_run(bin_, run, lane, t)
+    capacity = map_width * cell + lanes
+    for column in range(columns):
+        left = load_i32(x_places, column)
+        right = load_i32(x_places, columns + column) if filled else left
+        if cell > 1:
+            accumulator = start(t)
+            for x in range(left - x0, right - x0):
+                accumulator = add_bin(accumulator, strip + x * cell * column_bytes(t), t)
+            store_accumulator(bin_, accumulator, t)
+        else:
+            run = start_run(t)
+            for x in range(left, right, lanes):
+                run = add_run(run, load_strip(strip, x - x0, capacity, t), right - x, x, map_width, t)
+            store_run(bin_, run, lane, t)
+        bin_ += accumulator_bytes(t)
+
+
+@routine(modes=("max", "argmax"))
+def find_maxima(desc, strip, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t):
+    """Find the maxima of a plane, each row of bins by itself, for the levels that are not joined from others."""
+    capacity, limit = map_width * cell + row_lanes(t), (map_width - x0) * cell
+    width = (load_i32(x_edges, 1) - x0) * cell
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        if load_i64(level, FINER) >= 0:
+            continue
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+        bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        for row in range(rows):
+            top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
+            reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t)
+            pool_columns(strip, bin_, x_places, columns, top < bottom, x0, cell, lane, map_width, t)
+            bin_ += columns * accumulator_bytes(t)
 
 
 @routine()
-def reduce_cells(strip, bin_, left, right, column_step, t):
-    """Reduce the columns [left, right) of a strip of all channels to a bin."""
-    accumulator = start(t)
-    for x in range(left, right):
-        accumulator = add_cell(accumulator, strip + x * column_step, 0, t)
-    store_accumulator(bin_, accumulator, t)
+def add_strips(line, strips, step, first, last, width, t):
+    """Sum strips."""
+    for x in range(0, width, row_lanes(t)):
+        columns = start_run(t)
+        for strip in range(first, last):
+            columns = add_strip(columns, strips + strip * step, x, t)
+        store_strip(line, x, 0, columns, t)
+
+
+@routine(modes=("avg",))
+def sum_plane(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t):
+    """Sum a plane: rows in the same bins to a strip, strips to a line for each row of bins, and those to the bins."""
+    limit, width = (map_width - x0) * cell, (load_i32(x_edges, 1) - x0) * cell
+    y0, y1 = load_i32(y_edges, 0), load_i32(y_edges, 1)
+    step = (map_width * cell + row_lanes(t)) * column_bytes(t)
+    cuts, numbers = scratch, scratch + 16 * load_i64(desc, LINES) + 16
+    line = numbers + 8 * (y1 - y0 + 1)
+    strips = line + step
+    if lane == 0:
+        list_strips(desc, cuts, numbers, y_edges, ROWS, Y_EDGES, y0, y1)
+    for strip in range(load_i64(numbers, y1 - y0)):
+        top, bottom = load_i64(cuts, strip), load_i64(cuts, strip + 1)
+        reduce_rows(strips + strip * step, 0, plane, row_step, top, bottom, width, limit, t)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+        bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        for row in range(rows):
+            first, last = strip_of(numbers, y_places, row, y0, y1), strip_of(numbers, y_places, rows + row, y0, y1)
+            add_strips(line, strips, step, first, last, width, t)
+            pool_columns(line, bin_, x_places, columns, True, x0, cell, lane, map_width, t)
+            bin_ += columns * accumulator_bytes(t)
 
 
 @routine()
-def reduce_by_rows(desc, strip, bins, y_edges, x_edges, map_, address, channel, t):
-    """Reduce a window by rows: each row of bins to a strip of columns, then the columns of each bin.
+def reduce_by_rows(desc, scratch, bins, y_edges, x_edges, map_, address, channel, t):
+    """Reduce a window by rows, channel by channel, or all channels where they lie side by side.
 
-    Bound: to read a row once for each level that is not joined from another; nothing is transposed. A plane is a
-    channel, or all channels where they lie side by side.
+    Bound: to read a row once, for maxima once for each level that is not joined from another; nothing is transposed.
     """
     map_width, channel_step = load_i64(map_, 2), load_i64(map_, 3)
     row_step, column_step = load_i64(map_, 4), load_i64(map_, 5)
-    lanes, item = row_lanes(t), item_bytes(t)
-    planes, cell = min(load_i64(desc, GROUP), load_i64(desc, CHANNELS) - channel), column_step // item
-    if cell > 1:
-        planes = 1
-    capacity = map_width * cell + lanes
-    x0 = min(load_i32(x_edges, 0), map_width - -(-lanes // cell))
-    width, limit = (load_i32(x_edges, 1) - x0) * cell, (map_width - x0) * cell
+    cell = column_step // item_bytes(t)
+    planes = 1 if cell > 1 else min(load_i64(desc, GROUP), load_i64(desc, CHANNELS) - channel)
+    x0 = min(load_i32(x_edges, 0), map_width - -(-row_lanes(t) // cell))
     for lane in range(planes):
         plane = address + (channel + lane) * channel_step + x0 * column_step
-        for i in range(load_i64(desc, LEVELS)):
-            level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
-            if load_i64(level, FINER) >= 0:
-                continue
-            rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
-            y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
-            bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
-            for row in range(rows):
-                top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
-                reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t)
-                for column in range(columns):
-                    left = load_i32(x_places, column)
-                    right = load_i32(x_places, columns + column) if top < bottom else left
-                    if cell > 1:
-                        reduce_cells(strip, bin_, left - x0, right - x0, column_step, t)
-                    else:
-                        reduce_columns(strip, capacity, bin_, left, right, x0, lane, map_width, t)
-                    bin_ += accumulator_bytes(t)
+        sum_plane(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t)
+        find_maxima(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t)
+
+
+@routine(types.boolean)
+def goes_by_rows(desc, map_, y_edges, x_edges, t):
+    """Tell whether a window has cells enough for it, and its map rows that fill vectors and are not too long."""
+    channel_step, column_step, item = load_i64(map_, 3), load_i64(map_, 5), item_bytes(t)
+    channels, least = load_i64(desc, CHANNELS), load_i64(desc, ROW_CELLS)
+    height = load_i32(y_edges, 1) - load_i32(y_edges, 0)
+    width = load_i32(x_edges, 1) - load_i32(x_edges, 0)
+    side_by_side = channels <= lane_count(t) and channel_step == item and column_step == channels * item
+    if not least or height * width < least or not (side_by_side or column_step == item):
+        return False
+    row, strips = load_i64(map_, 2) * column_step // item, 2 * load_i64(desc, LINES) + 2
+    size = strips * row * column_bytes(t) + 8 * height
+    return row >= row_lanes(t) and (not is_sum(t) or size <= STRIPS_BYTES)
 
 
 @routine()
@@ -490,7 +644,7 @@ def run_task(desc, task, worker, t):
     channels, capacity = load_i64(desc, CHANNELS), load_i64(desc, TILE_CELLS)
     tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     wide_tile = tile + capacity * cell_bytes(t)
-    bins = wide_tile + (capacity * cell_bytes(t) if powers else 0)
+    bins = wide_tile + load_i64(desc, MORE_BYTES)
     flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
     shared = load_i64(desc, SHARED)
     if shared and first < last:
@@ -502,13 +656,13 @@ def run_task(desc, task, worker, t):
         x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
         if load_i64(desc, STREAM):
             prefetch_ends(desc, row, channel, t)
-        if shared:
+        if shared and not is_sum(t):
             power = load_i64(powers, i) if powers else -1
             state = reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, width, power, t)
-        elif load_i64(desc, BY_ROWS):
+        elif goes_by_rows(desc, map_, y_edges, x_edges, t):
             reduce_by_rows(desc, tile, bins, y_edges, x_edges, map_, address, channel, t)
         else:
-            reduce_parts(desc, tile, bins, y_edges, x_edges, map_, address, channel, t)
+            reduce_parts(desc, tile, wide_tile, bins, y_edges, x_edges, map_, address, channel, t)
         finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t)
 
 

@@ -25,6 +25,7 @@ from ..arrays import LINE_BYTES
 I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
 CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four registers of AVX2
+SUMMED_LANES = 16  # columns that are summed over rows at a time
 SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
 
 # dtype: bits, what the bits are, bits of infinity (floats)
@@ -113,13 +114,21 @@ class Reduction(types.Opaque):
 
     @property
     def row(self) -> Lanes:
-        """A cache line of one channel's row of cells, as keys."""
-        return Lanes(self.bits, 8 * LINE_BYTES // self.bits)
+        """A part of one channel's row of cells: a cache line, or as many as their sums have registers."""
+        count = 8 * LINE_BYTES // self.bits
+        return Lanes(self.bits, min(count, SUMMED_LANES) if self.wide else count)
 
     @property
     def row_accumulator(self) -> Any:
-        """Columns reduced over rows: keys and, for ``"argmax"``, an index for each."""
+        """Columns reduced over rows: sums, or keys and, for ``"argmax"``, an index for each."""
+        if self.wide:
+            return Lanes(64, self.row.count, is_float=True)
         return Tuple((self.row, Lanes(32, self.row.count))) if self.mode == "argmax" else self.row
+
+    @property
+    def column_bytes(self) -> int:
+        """Size of one column of that."""
+        return 8 if self.wide else self.bits // 8 + (4 if self.mode == "argmax" else 0)
 
     @property
     def accumulator(self) -> Any:
@@ -316,6 +325,7 @@ reduced_bytes = _size("reduced_bytes", lambda t: t.reduced_bytes)
 accumulator_bytes = _size("accumulator_bytes", lambda t: t.accumulator_bytes)
 out_item_bytes = _size("out_item_bytes", lambda t: t.out_bits // 8)
 transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bits)
+column_bytes = _size("column_bytes", lambda t: t.column_bytes)
 row_lanes = _size("row_lanes", lambda t: t.row.count)
 out_group = _size("out_group", lambda t: group_of(t.out_bits, t.count))
 index_group = _size("index_group", lambda t: group_of(32, t.count))
@@ -575,20 +585,31 @@ def store_accumulator(typingctx: Any, address: Any, accumulator: Any, t: Any) ->
     return types.void(types.int64, t.accumulator, t), codegen
 
 
-@intrinsic
-def add_cell(typingctx: Any, accumulator: Any, address: Any, index: Any, t: Any) -> Any:
-    """Reduce a cell of the tile into a bin. Indices must come in rising order: the first of equals stays."""
+def _add_cell(name: str, load: Any) -> Any:
+    """Reduce a cell into a bin. Indices must come in rising order: the first of equals stays."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        cell = _load(builder, args[1], t.cell.llvm)
-        if t.mode == "avg":
-            return builder.fadd(args[0], _widen(builder, cell, t))
-        best = _parts(builder, args[0], t)
-        larger = builder.icmp_signed(">", cell, best[0])
-        new = [cell, _splat(builder, builder.trunc(args[2], I32), t.count)]
-        return _whole(context, builder, [builder.select(larger, a, b) for a, b in zip(new, best, strict=False)], t)
+    def typing(typingctx: Any, accumulator: Any, address: Any, index: Any, t: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            cell = load(builder, args[1], t)
+            if t.mode == "avg":
+                return builder.fadd(args[0], _widen(builder, cell, t))
+            best = _parts(builder, args[0], t)
+            larger = builder.icmp_signed(">", cell, best[0])
+            new = [cell, _splat(builder, builder.trunc(args[2], I32), t.count)]
+            return _whole(context, builder, [builder.select(larger, a, b) for a, b in zip(new, best, strict=False)], t)
 
-    return t.accumulator(t.accumulator, types.int64, types.int64, t), codegen
+        return t.accumulator(t.accumulator, types.int64, types.int64, t), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+def _load_cell(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> ir.Value:
+    return _load(builder, address, t.cell.llvm)
+
+
+add_cell = _add_cell("add_cell", _load_cell)  # of the tile
+add_raw_cell = _add_cell("add_raw_cell", lambda *args: _encode(args[0], _load_cell(*args), args[2]))  # of the map
 
 
 @intrinsic
@@ -684,14 +705,17 @@ def settle(typingctx: Any, address: Any, area: Any, t: Any) -> Any:
 # --- rows of one channel -------------------------------------------------------------------------------------------
 
 
-def _later(builder: ir.IRBuilder, old: list[ir.Value], new: list[ir.Value]) -> list[ir.Value]:
-    """Take what is larger, of equals what is old."""
+def _joined(builder: ir.IRBuilder, old: list[ir.Value], new: list[ir.Value], t: Reduction) -> list[ir.Value]:
+    """Take the sum, or what is larger, of equals what is old."""
+    if t.wide:
+        return [builder.fadd(old[0], new[0])]
     larger = builder.icmp_signed(">", new[0], old[0])
     return [builder.select(larger, b, a) for a, b in zip(old, new, strict=True)]
 
 
 def _row_parts(builder: ir.IRBuilder, address: ir.Value, y: ir.Value, t: Reduction) -> list[ir.Value]:
-    parts = [_encode(builder, _load(builder, address, t.row.llvm), t)]
+    cells = _load(builder, address, t.row.llvm)
+    parts = [_widen(builder, cells, t) if t.wide else _encode(builder, cells, t)]
     if t.mode == "argmax":
         parts.append(_splat(builder, builder.trunc(y, I32), t.row.count))
     return parts
@@ -702,10 +726,12 @@ def _whole_row(context: Any, builder: ir.IRBuilder, parts: list[ir.Value], t: Re
 
 
 @intrinsic
-def first_row(typingctx: Any, address: Any, y: Any, t: Any) -> Any:
-    """Load a part of row `y` of a channel."""
+def start_row(typingctx: Any, address: Any, y: Any, t: Any) -> Any:
+    """Make what a part of row `y` and more are reduced on: that part, which counts once however often, or the sum 0."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if t.wide:
+            return _constant(t.row_accumulator.llvm, 0.0)
         return _whole_row(context, builder, _row_parts(builder, args[0], args[1], t), t)
 
     return t.row_accumulator(types.int64, types.int64, t), codegen
@@ -716,16 +742,17 @@ def add_row(typingctx: Any, accumulator: Any, address: Any, y: Any, t: Any) -> A
     """Reduce a part of row `y` into the same part of the rows before it."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        parts = _later(builder, _parts(builder, args[0], t), _row_parts(builder, args[1], args[2], t))
+        parts = _joined(builder, _parts(builder, args[0], t), _row_parts(builder, args[1], args[2], t), t)
         return _whole_row(context, builder, parts, t)
 
     return t.row_accumulator(t.row_accumulator, types.int64, types.int64, t), codegen
 
 
 def _strip_places(builder: ir.IRBuilder, args: Any, t: Reduction) -> list[tuple[Any, Any]]:
-    """Where columns `x` and on lie in a strip of `capacity` columns: keys, then indices."""
+    """Where columns `x` and on lie in a strip of `capacity` columns: sums, or keys, then indices."""
     strip, x, capacity = args[:3]
-    places = [(builder.add(strip, builder.mul(x, I64(t.bits // 8))), t.row.llvm)]
+    first = t.row_accumulator if t.wide else t.row
+    places = [(builder.add(strip, builder.mul(x, I64(first.bits // 8))), first.llvm)]
     if t.mode == "argmax":
         begin = builder.add(strip, builder.mul(capacity, I64(t.bits // 8)))
         places.append((builder.add(begin, builder.mul(x, I64(4))), ir.VectorType(I32, t.row.count)))
@@ -757,10 +784,23 @@ def store_strip(typingctx: Any, strip: Any, x: Any, capacity: Any, accumulator: 
 
 
 @intrinsic
-def start_run(typingctx: Any, t: Any) -> Any:
-    """Make the accumulator of no columns: the smallest key, at the largest index."""
+def add_strip(typingctx: Any, accumulator: Any, strip: Any, x: Any, t: Any) -> Any:
+    """Add the columns `x` and on of a strip of sums."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = builder.add(args[1], builder.mul(args[2], I64(8)))
+        return builder.fadd(args[0], _load(builder, place, t.row_accumulator.llvm)) if t.wide else args[0]
+
+    return t.row_accumulator(t.row_accumulator, types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def start_run(typingctx: Any, t: Any) -> Any:
+    """Make the accumulator of no columns: the sum 0, or the smallest key, at the largest index."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if t.wide:
+            return _constant(t.row_accumulator.llvm, 0.0)
         none = _constant(ir.VectorType(I32, t.row.count), -1)
         return _whole_row(context, builder, [_constant(t.row.llvm, -(2 ** (t.bits - 1))), none], t)
 
@@ -781,7 +821,10 @@ def add_run(typingctx: Any, accumulator: Any, columns: Any, count: Any, x: Any, 
         last = builder.select(builder.icmp_signed("<", count, I64(lanes)), count, I64(lanes))
         outside = builder.icmp_signed(">=", numbers, _splat(builder, builder.trunc(last, I32), lanes))
         old, new = _parts(builder, accumulator, t), _parts(builder, columns, t)
-        new[0] = builder.select(outside, _constant(new[0].type, -(2 ** (t.bits - 1))), new[0])
+        none = 0.0 if t.wide else -(2 ** (t.bits - 1))
+        new[0] = builder.select(outside, _constant(new[0].type, none), new[0])
+        if t.wide:
+            return builder.fadd(old[0], new[0])
         take = builder.icmp_signed(">", new[0], old[0])
         if t.mode == "argmax":
             index = builder.mul(new[1], _splat(builder, builder.trunc(width, I32), lanes))
@@ -793,6 +836,15 @@ def add_run(typingctx: Any, accumulator: Any, columns: Any, count: Any, x: Any, 
         return _whole_row(context, builder, parts, t)
 
     return t.row_accumulator(t.row_accumulator, t.row_accumulator, *3 * [types.int64], t), codegen
+
+
+def _sum_across(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+    """Sum a vector's elements, halves first: the order of the additions is the same on every machine."""
+    while vector.type.count > 1:
+        half = vector.type.count // 2
+        low, high = (_shuffle(builder, vector, vector, list(range(i, i + half))) for i in (0, half))
+        vector = builder.fadd(low, high)
+    return builder.extract_element(vector, I32(0))
 
 
 def _across(builder: ir.IRBuilder, operation: str, vector: ir.Value) -> ir.Value:
@@ -810,8 +862,8 @@ def store_run(typingctx: Any, address: Any, accumulator: Any, lane: Any, t: Any)
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         address, accumulator, lane, _ = args
         parts = _parts(builder, accumulator, t)
-        key = _across(builder, "smax", parts[0])
-        _store(builder, builder.add(address, builder.mul(lane, I64(t.bits // 8))), key)
+        key = _sum_across(builder, parts[0]) if t.wide else _across(builder, "smax", parts[0])
+        _store(builder, builder.add(address, builder.mul(lane, I64(t.reduced.bits // 8))), key)
         if t.mode == "argmax":
             largest = builder.icmp_signed("==", parts[0], _splat(builder, key, t.row.count))
             index = _across(builder, "umin", builder.select(largest, parts[1], _constant(parts[1].type, -1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from array import array
@@ -19,7 +20,7 @@ from ..cores import available_cores
 from ..plan import Plan
 from . import kernels, threads
 from .compile import c_function
-from .lanes import CELL_BYTES, Reduction
+from .lanes import Reduction
 
 if TYPE_CHECKING:
     from .order import Order
@@ -35,7 +36,6 @@ NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padd
 MANY_CELLS = 2**62
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
-INDEX_BYTES = 4
 SHARED, BY_ROWS, IN_PARTS = range(3)  # ways to reduce a window
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
@@ -51,8 +51,9 @@ class Kernel:
     lanes: int
     cell_bytes: int
     bin_bytes: int  # of an accumulator
-    finds_largest: bool  # rather than sums
+    is_sum: bool
     has_index: bool
+    column_bytes: int  # of a strip
     result_bytes: int  # of a bin of the result, all lanes
     function: Any
 
@@ -67,8 +68,9 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         lanes=t.count,
         cell_bytes=t.count * t.bits // 8,
         bin_bytes=t.accumulator_bytes,
-        finds_largest=not t.wide,
+        is_sum=t.mode == "avg",
         has_index=t.mode == "argmax",
+        column_bytes=t.column_bytes,
         result_bytes=t.count * max(t.out_bits // 8, 4),
         function=function,
     )
@@ -188,10 +190,12 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
 
     survey = survey_windows(plan)
     cells = survey.cells
-    if mode == "avg" and maps.widths.max() > TILE_BYTES // CELL_BYTES:
+    if mode == "avg" and maps.widths.max() > kernels.SUM_CELLS:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
     kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
-    way = SHARED if shared else _choose_way(maps, plan, kernel, survey.cells // len(index))
+    # By rows they would be summed in another order, too.
+    apart = IN_PARTS if mode == "avg" else _choose_way(maps, plan, kernel, survey.cells // len(index))
+    way = SHARED if shared else apart
     work = _divide(maps, plan, kernel, way, len(index))
     powers = survey.chosen_powers(maps.count * work.chunks * maps.largest) if shared and mode == "max" else None
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
@@ -200,23 +204,28 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
 def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> int:
     """Choose how windows of so many cells are reduced that do not share a tile.
 
-    By rows where the largest of their cells are asked for, the columns of a channel, or of all, lie side by side, a row
-    fills a vector, and each bin has cells enough for what it costs to look for the largest within a vector.
+    By rows where the columns of a channel, or of all, lie side by side, a row fills a vector, and each bin has cells
+    enough for what it costs to reduce within a vector.
     """
+    enough = cells >= _row_cells(plan, kernel)
+    if kernel.is_sum:  # in another order by rows: for each map by itself, the kernel sees to the rest
+        return BY_ROWS if enough else IN_PARTS
     cell = _row_cell(maps, kernel)
+    once = (plan.levels[:, kernels.FINER] < 0).sum() == 1 or maps.largest * cell <= PLANE_BYTES
+    return BY_ROWS if cell and maps.widths.min() * cell >= LINE_BYTES and enough and once else IN_PARTS
+
+
+def _row_cells(plan: Plan, kernel: Kernel) -> int:
+    """Count the cells of a window from which on it is worth while to reduce it by rows."""
     finest = plan.levels[plan.levels[:, kernels.FINER] < 0]
     least = ROW_CELLS * (4 if kernel.has_index else 1)
-    enough = cells >= least * np.dot(finest[:, kernels.ROWS], finest[:, kernels.COLUMNS])
-    once = len(finest) == 1 or maps.largest * cell <= PLANE_BYTES
-    return BY_ROWS if cell and maps.widths.min() * cell >= LINE_BYTES and enough and once else IN_PARTS
+    return math.ceil(least * float(np.dot(finest[:, kernels.ROWS], finest[:, kernels.COLUMNS])))
 
 
 def _row_cell(maps: Maps, kernel: Kernel) -> int:
     """Count the bytes from one column to the next of what may be reduced by rows, or 0."""
     size = maps.dtype.itemsize
     channel_steps, column_steps = maps.table[:, 3], maps.table[:, 5]
-    if not kernel.finds_largest:
-        return 0
     if (column_steps == size).all():
         return size
     few = maps.channels <= kernel.lanes and not kernel.has_index
@@ -269,7 +278,8 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: int, windows: int | Non
     results = maps.channels * plan.bins * (maps.count if windows is None else windows)
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
     group = kernel.lanes
-    if way == BY_ROWS and parallel and _row_cell(maps, kernel) == maps.dtype.itemsize:
+    all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
+    if way == BY_ROWS and parallel and all_by_rows and _row_cell(maps, kernel) == maps.dtype.itemsize:
         group = max(1, min(group, maps.count * maps.channels // (TASKS_PER_CORE * available_cores())))
     blocks = -(-maps.channels // group)
     chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
@@ -279,12 +289,15 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: int, windows: int | Non
 def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: int, work: Division) -> Launch:
     """Lay out the descriptor."""
     powers = None if order is None else order.powers
-    tile = maps.largest if way == SHARED else max(min(maps.largest, TILE_BYTES // kernel.cell_bytes), 1)
+    part = kernels.SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
+    tile = maps.largest if way == SHARED else max(min(maps.largest, part), 1)
     if way == BY_ROWS:
-        tile = -(-_strip_bytes(maps, kernel) // kernel.cell_bytes)
-    tiles = 1 if powers is None else 2
+        strip = -(-_strip_bytes(maps, plan, kernel) // kernel.cell_bytes)
+        tile = max(strip, tile) if kernel.is_sum else strip
+    tile_bytes = tile * kernel.cell_bytes
+    more = _patch_bytes(plan, kernel) if kernel.is_sum else tile_bytes if powers is not None else 0
     bins = plan.bins + SPILL
-    step = tiles * tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
+    step = tile_bytes + more + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
     step = -(-step // LINE_BYTES) * LINE_BYTES
     values = {
         **map_fields(maps),
@@ -298,19 +311,39 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: i
         kernels.STREAM: work.results * maps.dtype.itemsize >= STREAM_BYTES,
         kernels.POWERS_AT: 0 if powers is None else address_of(powers),
         kernels.SHARED: way == SHARED,
-        kernels.BY_ROWS: way == BY_ROWS,
+        kernels.ROW_CELLS: (_row_cells(plan, kernel) if kernel.is_sum else 1) if way == BY_ROWS else 0,
+        kernels.LINES: _lines(plan),
         kernels.TILE_CELLS: tile,
+        kernels.MORE_BYTES: more,
         kernels.BINS: bins,
         kernels.SCRATCH_STEP: step,
     }
     return Launch(kernel, fill_fields(values), work.tasks, work.parallel, step, order)
 
 
-def _strip_bytes(maps: Maps, kernel: Kernel) -> int:
-    """Size of a strip of columns, and of their indices, with what a vector and a cell read behind the last."""
+def _strip_bytes(maps: Maps, plan: Plan, kernel: Kernel) -> int:
+    """Size of a strip of columns, for sums of all strips and their table, with what is read behind the last."""
     size = maps.dtype.itemsize
-    columns = int(maps.widths.max()) * _row_cell(maps, kernel) // size + LINE_BYTES // size
-    return columns * (size + (INDEX_BYTES if kernel.has_index else 0)) + kernel.cell_bytes
+    side_by_side = maps.channels <= kernel.lanes and (maps.table[:, 3] == size).any()
+    columns = int(maps.widths.max()) * (maps.channels if side_by_side else 1)
+    strip, behind = columns * kernel.column_bytes, LINE_BYTES // size * kernel.column_bytes
+    if not kernel.is_sum:
+        return strip + behind + kernel.bin_bytes
+    strips = 2 * _lines(plan) + 2
+    size = strips * strip + 8 * int(maps.heights.max())
+    return min(size, kernels.STRIPS_BYTES) + strips * (behind + 16) + kernel.bin_bytes
+
+
+def _patch_bytes(plan: Plan, kernel: Kernel) -> int:
+    """Size of the patches of a part, and of the tables of its strips along both axes."""
+    if len(plan.levels) == 1:
+        return 0
+    return kernels.PATCHES * kernel.bin_bytes + 8 * (kernels.SUM_CELLS + 8 * _lines(plan) + 16)
+
+
+def _lines(plan: Plan) -> int:
+    """Count the rows, or the columns, of bins of all levels."""
+    return int(plan.levels[:, [kernels.ROWS, kernels.COLUMNS]].sum(axis=0).max())
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:

@@ -92,7 +92,7 @@ OPERATORS = {
     "roi_pool": of_windows(sppfast.roi_pool),
     "roi_pool, mean": of_windows(sppfast.roi_pool, mode="avg"),
     "roi_pool, indices": of_windows(sppfast.roi_pool, return_indices=True),
-    "roi_pool, 32 channels": of_windows(sppfast.roi_pool, channels=32, count=20_000),
+    "roi_pool, 16 channels": of_windows(sppfast.roi_pool, channels=16, count=20_000),
     "roi_align": of_windows(sppfast.roi_align),
     "roi_align, maxima": of_windows(sppfast.roi_align, mode="max"),
     "roi_align, 16 channels": of_windows(sppfast.roi_align, channels=16, count=20_000),
