@@ -1,7 +1,9 @@
 """Memory of results. A large one is a large part of a call: the system clears fresh pages before they are written.
 
 So the memory of the last large results stays after them, for the next ones of their size. The system is told that it
-may take it back (``MADV_FREE``): it does when memory runs short, and the next result then gets fresh pages.
+may take it back (``MADV_FREE``): it does when memory runs short, and the next result then gets fresh pages. Results of
+some megabytes malloc would keep, unless it finds that it has too much: they are kept here, when their size comes again,
+as it would keep them.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from numpy.typing import NDArray
 from .arrays import LINE_BYTES, address_of
 
 ALIGNED_BYTES = 2**20  # from here on a result begins at a cache line, so that whole lines can be written
-KEPT_BYTES = 2**25  # from here on malloc gives memory back to the system at once
+REPEATED_BYTES = 2**22  # from here on malloc may give memory back to the system
+KEPT_BYTES = 2**25  # from here on it does so at once
+SIZES = 8  # of results, that are remembered
+HUGE_BYTES = 2**21  # a huge page: one that is given back in part is divided first, which takes longer than all others
 KEPT_BLOCKS = 2  # values and indices
 PLAN_BYTES, WINDOW_BYTES, EDGE_BYTES = 2**19, 512, 32  # of planning, more than it takes
 SLACK = 1.1  # a block serves results that are not much smaller
 
 _kept: deque[mmap.mmap] = deque(maxlen=KEPT_BLOCKS)
+_sizes: tuple[int, ...] = ()
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -31,7 +37,7 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     size = math.prod(shape) * dtype.itemsize
     if size < ALIGNED_BYTES:
         return np.empty(shape, dtype)
-    block = _block(size) if size >= KEPT_BYTES and hasattr(mmap, "MADV_FREE") else None
+    block = _block(size) if _is_kept(size) else None
     if block is not None:
         return np.asarray(_Owner(block, size)).view(dtype).reshape(shape)
     memory = np.empty(size + LINE_BYTES, dtype=np.uint8)
@@ -50,6 +56,16 @@ def expect(windows: int, counts: int) -> None:
         np.empty(size, dtype=np.uint8) if size < ALIGNED_BYTES else mmap.mmap(-1, size).close()
     except OSError as error:
         raise MemoryError(f"no {size} bytes to plan {windows} windows") from error
+
+
+def _is_kept(size: int) -> bool:
+    """Tell whether a result of so many bytes leaves its memory to the next."""
+    global _sizes
+    if size < REPEATED_BYTES or not hasattr(mmap, "MADV_FREE"):
+        return False
+    comes_again = size in _sizes
+    _sizes = (size, *_sizes[: SIZES - 1])
+    return comes_again or size >= KEPT_BYTES
 
 
 def _block(size: int) -> mmap.mmap | None:
@@ -77,11 +93,13 @@ class _Owner:
     def __init__(self, block: mmap.mmap, size: int) -> None:
         self.block = block
         address = address_of(np.frombuffer(block, dtype=np.uint8, count=1))
+        self.first = min(-address % HUGE_BYTES, len(block))
         self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
 
     def __del__(self, keep: Any = _kept.append, advice: int = getattr(mmap, "MADV_FREE", 0)) -> None:
         try:
-            self.block.madvise(advice)
+            if len(self.block) >= KEPT_BYTES:
+                self.block.madvise(advice, self.first, (len(self.block) - self.first) // HUGE_BYTES * HUGE_BYTES)
         except (OSError, AttributeError):  # locked memory cannot be given back, and Ctrl-C may come before there is any
             return
         keep(self.block)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(not hasattr(memory.mmap, "MADV_FREE"), reason="t
 @pytest.fixture(autouse=True)
 def _nothing_kept():
     memory._kept.clear()
+    memory._sizes = ()
     yield
     memory._kept.clear()
 
@@ -69,6 +70,34 @@ def test_a_small_result_is_not_kept():
     del_me = memory.allocate((LARGE - 1,), FLOAT)
     del del_me
     assert not memory._kept
+
+
+def test_a_smaller_result_is_kept_when_its_size_comes_again():
+    size = memory.REPEATED_BYTES // 4 + 1000
+    for kept in (0, 1, 1):
+        result = memory.allocate((size,), FLOAT)
+        result[:] = 1
+        del result
+        assert len(memory._kept) == kept
+
+
+def test_the_huge_pages_of_kept_memory_may_be_taken_back(monkeypatch):
+    """All but the parts at both ends of a block."""
+    asked = []
+
+    class Noted(memory.mmap.mmap):
+        def madvise(self, option, *range_):
+            if range_:
+                asked.append(range_)
+            super().madvise(option, *range_)
+
+    monkeypatch.setattr(memory.mmap, "mmap", Noted)
+    result = memory.allocate((5 * LARGE + 999,), FLOAT)
+    place, size = address(result), result.nbytes
+    del result
+    ((start, length),) = asked
+    assert (place + start) % memory.HUGE_BYTES == length % memory.HUGE_BYTES == 0
+    assert 0 <= start < memory.HUGE_BYTES and 0 <= size - start - length < memory.HUGE_BYTES
 
 
 def test_threads_never_share_a_block():
