@@ -453,6 +453,18 @@ def copy_item(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
 
 
 @intrinsic
+def fill_line(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
+    """Fill a cache line with one element of the dtype."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        item = _load(builder, args[1], ir.IntType(t.bits))
+        _store(builder, args[0], _splat(builder, item, 8 * LINE_BYTES // t.bits))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
 def copy_cell(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
     """Copy the channels of one cell into the tile, encoded. `target` and `source` may be the same."""
 

@@ -42,6 +42,8 @@ from .kernels import (
     Y_EDGES,
     Y_EDGES_AT,
     Y_EDGES_STEP,
+    list_strips,
+    strip_of,
 )
 from .lanes import (
     SHUFFLE_BYTES,
@@ -54,6 +56,7 @@ from .lanes import (
     copy_item,
     copy_line,
     copy_part,
+    fill_line,
     item_bytes,
     load_accumulator,
     load_f64,
@@ -230,9 +233,15 @@ def scatter_peaks(desc, planes, map_, source, row, channel, valid, t):
 # --- means of whole maps --------------------------------------------------------------------------------------------
 
 
+@routine(types.int64)
+def whole_lines(size):
+    """Round up to whole cache lines."""
+    return (size + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
+
+
 @routine()
-def lay_lines(desc, grads, x_edges, lines, pitch, channel, t):
-    """Lay out what each row of bins, of all levels, gives to the cells of a row: a line of `pitch` bytes each."""
+def lay_lines(desc, grads, x_edges, strips, width, lines, pitch, channel, t):
+    """Lay out what each row of bins, of all levels, gives to a row of cells: a line of `pitch` bytes, by strips."""
     channels = load_i64(desc, CHANNELS)
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
@@ -244,8 +253,9 @@ def lay_lines(desc, grads, x_edges, lines, pitch, channel, t):
             for column in range(columns):
                 left, right = load_i32(places, column), load_i32(places, columns + column)
                 share = load_number(place, t) / (right - left) if left < right else 0.0
-                for x in range(left, right):
-                    store_f64(lines, x, load_f64(lines, x) + share)
+                first = strip_of(strips, places, column, 0, width)
+                for strip in range(first, strip_of(strips, places, columns + column, 0, width)):
+                    store_f64(lines, strip, load_f64(lines, strip) + share)
                 place += item_bytes(t)
             lines += pitch
 
@@ -283,23 +293,37 @@ def sum_lines(found, lines, pitch, target, t):
 
 
 @routine()
+def fill_row(target, values, cuts, count, t):
+    """Write a row of cells, of which those of a strip are equal; and up to a cache line behind the last."""
+    item = item_bytes(t)
+    for strip in range(count):
+        for x in range(load_i64(cuts, strip) * item, load_i64(cuts, strip + 1) * item, LINE_BYTES):
+            fill_line(target + x, values + strip * item, t)
+
+
+@routine()
 def spread_map(desc, planes, map_, row, channel, valid, scratch, t):
-    """Write the gradient of a map's means. Rows in the same bins are equal. Bound: every cell is written once."""
+    """Write the gradient of a map's means. Cells in the same bins are equal. Bound: every cell is written once."""
     height, width = load_i64(map_, 1), load_i64(map_, 2)
     y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
     x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
     grads = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP)
-    pitch = (8 * width + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
-    target, found = scratch, scratch + pitch
-    lines = found + (2 * load_i64(desc, LINES) * 8 + 2 * LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
+    cuts, strips = scratch, scratch + 8 * (width + 2)
+    count = list_strips(desc, cuts, strips, x_edges, COLUMNS, X_EDGES, 0, width)
+    widest, pitch = whole_lines(8 * width), whole_lines(8 * count)
+    target = strips + 8 * (width + 2)
+    values = target + widest + LINE_BYTES
+    found = values + widest
+    lines = found + whole_lines(16 * load_i64(desc, LINES) + 8)
     size = load_i64(desc, LINES) * pitch
     for k in range(valid):
-        lay_lines(desc, grads, x_edges, lines + k * size, pitch, channel + k, t)
+        lay_lines(desc, grads, x_edges, strips, width, lines + k * size, pitch, channel + k, t)
     y = 0
     while y < height:
         change = list_lines(desc, y_edges, y, height, pitch, found)
         for k in range(valid):
-            sum_lines(found, lines + k * size, pitch, target, t)
+            sum_lines(found, lines + k * size, pitch, values, t)
+            fill_row(target, values, cuts, count, t)
             for i in range(y, change):
                 copy(planes + (k * height + i) * width * item_bytes(t), target, width * item_bytes(t), t)
         y = change

@@ -199,7 +199,7 @@ def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArra
         return _spread(kernel, grad, maps, plan.bins, fields, None, index, targets, workers)
     lines, widest = int(plan.levels[:, ROWS].sum()), 8 * int(maps.widths.max()) + LINE_BYTES
     fields |= {kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
-    scratch = (1 + _group(maps) * lines) * widest + 16 * lines + 2 * LINE_BYTES
+    scratch = (4 + _group(maps) * lines) * widest + 16 * lines + 8 * LINE_BYTES
     _scatter(grad, maps, fields, None, index, targets, scratch, workers)
 
 
