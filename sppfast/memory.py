@@ -93,13 +93,15 @@ class _Owner:
     def __init__(self, block: mmap.mmap, size: int) -> None:
         self.block = block
         address = address_of(np.frombuffer(block, dtype=np.uint8, count=1))
-        self.first = min(-address % HUGE_BYTES, len(block))
+        first = -address % HUGE_BYTES
+        pages = (len(block) - first) // HUGE_BYTES if len(block) >= KEPT_BYTES else 0
+        self.free = (first, pages * HUGE_BYTES) if pages > 0 else None
         self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
 
     def __del__(self, keep: Any = _kept.append, advice: int = getattr(mmap, "MADV_FREE", 0)) -> None:
         try:
-            if len(self.block) >= KEPT_BYTES:
-                self.block.madvise(advice, self.first, (len(self.block) - self.first) // HUGE_BYTES * HUGE_BYTES)
+            if self.free:
+                self.block.madvise(advice, *self.free)
         except (OSError, AttributeError):  # locked memory cannot be given back, and Ctrl-C may come before there is any
             return
         keep(self.block)

@@ -316,7 +316,7 @@ def cut_windows(
 
 def _parts(count: int, pyramid: Pyramid, maps: Maps, size: int) -> Iterator[slice]:
     """Divide windows into parts whose plans are small beside a result of `size` bytes, and that are worth a pack."""
-    step = max(size // PARTS // plan_bytes(pyramid), maps.count * maps.largest)
+    step = max(size // PARTS // plan_bytes(pyramid), maps.count * maps.largest, 1)
     return (slice(start, start + step) for start in range(0, count, step))
 
 

@@ -30,13 +30,13 @@ SETTINGS = (
     {"SHARED_BYTES": 0, "TILE_BYTES": 400},
     {"STREAM_BYTES": 0},
     {"STEP_CELLS": 0, "ROW_CELLS": 10**9},
-    {"ROW_CELLS": 0, "SHARED_BYTES": 0},
+    {"ROW_CELLS": 1e-9, "SHARED_BYTES": 0},
     {"TABLE_BYTES": 500, "TABLE_WINDOWS": 1, "LANES_BYTES": 0, "NEAR_BYTES": 64},
-    {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1, "PART_BYTES": 0},
-    {"LOOKUP": 0, "ALIGNED_BYTES": 0, "KEPT_BYTES": 1},
+    {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1, "PART_BYTES": 0, "PARTS": 10**9},
+    {"LOOKUP": 0, "ALIGNED_BYTES": 0, "REPEATED_BYTES": 1, "KEPT_BYTES": 1},
 )
 FENCES = {3: "end", 17: "begin"}  # of 29 blocks, so that each setting meets both
-MODULES = (launch, weigh, order, plan, memory, gradients)
+MODULES = (launch, weigh, order, plan, memory, gradients, pooling)
 CACHES = (
     launch._launch_maps,
     pooling._plan_batch,
