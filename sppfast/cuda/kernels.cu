@@ -918,7 +918,8 @@ __device__ inline i64 next_window(const Call& call, i64 n, i64 row, i64 stop) {
     return stop;
 }
 
-// Add the gradients of a window's maxima to a plane. Where bins of a step share a cell they are added in their order.
+// Add the gradients of a window's maxima to a plane, which all threads of the warp may read then. Where bins of a step
+// share a cell they are added in their order.
 template <class A>
 __device__ inline void scatter_row(const Call& call, A* plane, i64 cells, i64 row, i64 channel) {
     int lane = threadIdx.x % WARP;
@@ -965,7 +966,6 @@ __global__ void __launch_bounds__(WARP) scatter_maxima(const Call call) {
     } else {
         scatter_row(call, plane, cells, n, channel);
     }
-    __syncwarp();
     if (call.shared_planes) copy_span((char*)target, (const char*)plane, cells * sizeof(A), sizeof(A));
 }
 

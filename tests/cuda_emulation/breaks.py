@@ -40,7 +40,6 @@ BREAKS = {
     "a copy by vectors begins before the first whole one": ("smaller((i64)((16 - ((i64)from & 15)) & 15), size)", "(i64)0"),
     "32-bit steps": ("(const char*)call.base + n * call.batch_step", "(const char*)call.base + (int)(n * call.batch_step)"),
     "no __syncwarp after the threads whose turn it is": ("plane[cell] += value;\n            __syncwarp();", "plane[cell] += value;"),
-    "no __syncwarp before gradients leave shared memory": ("    __syncwarp();\n    if (call.shared_planes) copy_span", "    if (call.shared_planes) copy_span"),
     "gradients of one cell are added at once": ("if (turn == now) plane[cell] += value;", "if (turn >= now) plane[cell] += value;"),
     "a part of the windows is left out": ("call.windows * (part + 1) / call.parts", "call.windows * (part + 1) / call.parts - 1"),
     "samples at the map's border lose a part": ("return cell == side - 1 ? (double)side : (double)cell + 1;", "return (double)cell;"),
