@@ -30,7 +30,8 @@ def samples(calls: Mapping[str, Call], budget: float, wait: Call) -> dict[str, l
     dict of list of float
         Seconds of a call, one figure for each round; each is the mean of calls that follow one another.
     """
-    first = {name: _first_seconds(call, wait) for name, call in calls.items()}
+    # The best of the first: they also load kernels and take fresh pages.
+    first = {name: min(_seconds(call, 1, wait) for _ in range(ROUNDS)) for name, call in calls.items()}
     found: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + budget
     rounds = 0
@@ -43,12 +44,6 @@ def samples(calls: Mapping[str, Call], budget: float, wait: Call) -> dict[str, l
             found[name].append(_seconds(call, max(1, round(SAMPLE / first[name])), wait))
         rounds += 1
     return found
-
-
-def _first_seconds(call: Call, wait: Call) -> float:
-    """Seconds of the first call, or of the second if it is quick: the first also compiles and takes fresh pages."""
-    first = _seconds(call, 1, wait)
-    return first if first > SLOW else _seconds(call, 1, wait)
 
 
 def _seconds(call: Call, count: int, wait: Call) -> float:
