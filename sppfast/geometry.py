@@ -218,8 +218,8 @@ def as_geometry(geometry: float | ConvGeometry) -> ConvGeometry:
 
 def check_windows(windows: NDArray[Any], name: str) -> None:
     """Check that windows (R, 4) are finite and not inverted."""
-    if windows.dtype.kind == "f" and not np.isfinite(windows).all():
-        i, k = np.argwhere(~np.isfinite(windows))[0]
+    wrong = ~np.isfinite(windows)
+    for i, k in np.argwhere(wrong)[:1] if wrong.any() else ():
         raise ValueError(f"{name}[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not finite")
     if not (windows[:, 2:] < windows[:, :2]).any():
         return

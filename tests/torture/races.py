@@ -69,16 +69,22 @@ def work(count, seed):
                 call()
             for thread in threads:
                 thread.start()
-            for number in range(count // len(SIDES)):
-                try:
-                    made[number % len(made)]()
-                    given += 1
-                except (ValueError, TypeError):  # what was wrong was seen before the call
-                    pass
-            stop.set()
-            for thread in threads:
-                thread.join()
+            try:
+                given += sum(gives(made[number % len(made)]) for number in range(count // len(SIDES)))
+            finally:
+                stop.set()
+                for thread in threads:
+                    thread.join()
     return given
+
+
+def gives(call):
+    """Tell whether a call gives a result, or sees what is wrong before it begins."""
+    try:
+        call()
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def run(count, seed):
