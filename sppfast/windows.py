@@ -73,7 +73,7 @@ def _parse_sequence(rois: Sequence[Any], batch_index: Any, maps: int) -> tuple[W
 
 def _real(name: str, value: Any) -> NDArray[Any]:
     try:
-        array = _as_array(name, value)
+        array = _copy(name, value)
     except ValueError:
         raise ValueError(f"{name}: rows of different lengths, expected shape (R, 4) or (R, 5)") from None
     if array.dtype.kind not in "iuf":
@@ -81,9 +81,10 @@ def _real(name: str, value: Any) -> NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _as_array(name: str, value: Any) -> NDArray[Any]:
+def _copy(name: str, value: Any) -> NDArray[Any]:
+    """Copy: what is checked is what is used, whatever another thread does meanwhile."""
     try:
-        return np.asarray(value)
+        return np.array(value)
     except (RuntimeError, TypeError) as error:  # on another device, for instance
         raise TypeError(f"{name}: cannot be taken as a NumPy array: {error}") from error
 
@@ -101,14 +102,14 @@ def _parse_batch_index(batch_index: Any, count: int, maps: int) -> NDArray[np.in
         if maps != 1 and count:
             raise ValueError(f"batch_index: needed to tell which of {maps} maps each of the rois belongs to")
         return np.zeros(count, dtype=np.int64)
-    index = _as_array("batch_index", batch_index)
+    index = _copy("batch_index", batch_index)
     if index.size and index.dtype.kind not in "iu":
         raise TypeError(f"batch_index: expected integers, got dtype {index.dtype}")
     if index.shape != (count,):
         raise ValueError(f"batch_index: expected shape ({count},) for {count} rois, got {index.shape}")
     for i in np.flatnonzero((index < 0) | (index >= maps))[:1]:
         raise ValueError(f"batch_index[{i}]: {index[i]} is out of range for {maps} maps")
-    return index.astype(np.int64)
+    return index.astype(np.int64, copy=False)
 
 
 def window_axes(

@@ -18,6 +18,7 @@ from helpers import (
 )
 
 import sppfast
+from sppfast.windows import parse_rois
 
 SIZES = [(1, 1), (1, 9), (9, 1), (5, 5), (14, 7), (38, 63), (300, 5), (5, 300)]
 LEVELS = [(6, 3, 2, 1), 7, (1, 2, 3, 6), ((2, 3), 4), (1,), ((1, 9), (9, 1)), (14,), (4, 4)]
@@ -554,6 +555,14 @@ def test_out_overlaps_x_or_rois(start, channels, rng):
     want = oracle.roi_pool(x, shared[:, :4].copy(), batch_index=batch_index)
     got = sppfast.roi_pool(x, shared[:, :4], batch_index=batch_index, out=shared)
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("columns", [4, 5])
+def test_windows_are_those_of_the_moment_they_are_checked(columns):
+    """What another thread writes to them after the check has no way into a kernel."""
+    rois, batch_index = np.ones((3, columns)), np.zeros(3, np.int64)
+    windows, index = parse_rois(rois, batch_index if columns == 4 else None, 2)
+    assert not any(np.shares_memory(given, own) for given in (rois, batch_index) for own in (windows, index))
 
 
 # ---- workers

@@ -24,7 +24,7 @@ def arrays(rng):
     rois = np.column_stack([rng.integers(0, 3, 50), make_rois(rng, 50, (320, 320))])
     grad = rng.random((50, 200), dtype=np.float32)
     indices = rng.integers(-1, SIDE**2, (50, 200), np.int32)
-    return x, rois, grad, indices
+    return x, rois, grad, indices, rng.integers(0, 3, 50)
 
 
 CORNERS = (0, 1, 2, 5, 100, 300, -1, 9, np.nan, np.inf, 1e300, -1e18)
@@ -32,24 +32,25 @@ CELLS = (-1, 0, 399, 400, -2, 2**31 - 1, -(2**31), 10**6)
 
 
 def scribble(given, stop, seed):
-    """Change windows and indices, to anything."""
+    """Change windows, their maps and indices, to anything."""
     rng = np.random.default_rng(seed)
-    _, rois, _, indices = given
+    _, rois, _, indices, maps = given
     while not stop.is_set():
         rois[rng.integers(50), rng.integers(5)] = rng.choice(CORNERS)
-        indices[rng.integers(50), rng.integers(200)] = rng.choice(CELLS)
+        maps[rng.integers(50)] = indices[rng.integers(50), rng.integers(200)] = rng.choice(CELLS)
         if rng.random() < 0.05:  # mostly right, so that calls come past their checks
             rois[:, 0], rois[:, 1:3], rois[:, 3:] = 1, 5, 90
-            indices[:] = 7
+            indices[:], maps[:] = 7, 2
 
 
 def calls(given):
     """A call of each operator that takes windows or indices."""
-    x, rois, grad, indices = given
+    x, rois, grad, indices, maps = given
     options = {"workers": 1}
     yield lambda: sppfast.roi_pool(x, rois, LEVELS, **options)
     yield lambda: sppfast.roi_pool(x, rois, LEVELS, rounding="fast_rcnn", mode="avg", **options)
     yield lambda: sppfast.roi_align(x, rois, LEVELS, **options)
+    yield lambda: sppfast.roi_align(x, rois[:, 1:], LEVELS, batch_index=maps, **options)
     yield lambda: sppfast.roi_pool_backward(grad, x, rois, LEVELS, indices=indices, **options)
     yield lambda: sppfast.roi_align_backward(grad, x, rois, LEVELS, **options)
     yield lambda: sppfast.pool_backward(grad[:3], x, LEVELS, indices=indices[:3], **options)
