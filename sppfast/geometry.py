@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -211,9 +212,12 @@ def as_geometry(geometry: float | ConvGeometry) -> ConvGeometry:
     if isinstance(geometry, ConvGeometry):
         return geometry
     try:
-        return ConvGeometry(geometry)
+        return _of_stride(geometry) if type(geometry) in (int, float) else ConvGeometry(geometry)
     except (TypeError, ValueError) as error:
         raise type(error)(f"geometry: expected a positive stride or a ConvGeometry, got {geometry!r}") from None
+
+
+_of_stride = lru_cache(maxsize=256)(ConvGeometry)
 
 
 def check_windows(windows: NDArray[Any], name: str) -> None:

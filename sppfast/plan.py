@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from .pyramid import Level, Pyramid, bin_edges
 
 LEVEL_FIELDS = 8
 WINDOW_FIELDS = 2
-LOOKUP = 4096  # extents up to here are looked up, not divided
+LOOKUP = 4096  # extents up to here are looked up, not divided, where windows are many
+FEW_LENGTHS = 256  # up to here a table is worth while for any number of windows
+ALIKE = ("adaptive", "fast_rcnn")  # rules of windows: whether bins nest hardly depends on the extent
 
 Edges: TypeAlias = NDArray[np.int32]
 
@@ -41,7 +43,9 @@ class Axis:
     inside: bool = True
 
     def part(self, part: slice) -> Axis:
-        """Some of the windows."""
+        """Some of the windows, or all."""
+        if part.start == 0 and part.stop >= len(self.start):
+            return self
         limit = self.limit[part] if len(self.limit) > 1 else self.limit
         return replace(self, start=self.start[part], extent=self.extent[part], limit=limit)
 
@@ -59,6 +63,10 @@ class Plan:
         `x_edges`; the level whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
     bins : int
         Bins of all levels.
+    apart, bins_apart : int
+        Levels that are not unions of finer ones, and their bins.
+    lines : int
+        Rows of bins of all levels, or columns, whichever are more.
     may_be_empty : bool
         Whether there are bins without cells.
     """
@@ -67,6 +75,9 @@ class Plan:
     x_edges: Edges
     levels: NDArray[np.int64]
     bins: int
+    apart: int
+    bins_apart: int
+    lines: int
     may_be_empty: bool
 
 
@@ -108,9 +119,8 @@ def make_plan(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
     rows, columns = _counts(pyramid.levels)
     y_edges, y_nests = _lay_edges(rows, y)
     x_edges, x_nests = _lay_edges(columns, x)
-    levels = level_table(pyramid.levels, y_nests, x_nests, unions)
     may_be_empty = not (y.inside and x.inside and y.rule != "caffe")
-    return Plan(y_edges, x_edges, levels, pyramid.size, may_be_empty)
+    return Plan(y_edges, x_edges, *_survey_levels(pyramid.levels, y_nests, x_nests, unions), may_be_empty)
 
 
 def plan_bytes(pyramid: Pyramid) -> int:
@@ -129,7 +139,8 @@ def _counts(levels: tuple[Level, ...]) -> tuple[tuple[int, ...], tuple[int, ...]
 def _lay_edges(counts: tuple[int, ...], axis: Axis) -> tuple[Edges, Nests]:
     """Lay out the edges of an axis, and tell which numbers of bins nest."""
     longest = int(axis.extent.max(initial=0))
-    if longest < LOOKUP and longest < 2 * len(axis.extent):
+    few = FEW_LENGTHS if axis.rule in ALIKE else 0
+    if longest < LOOKUP and longest < max(2 * len(axis.extent), few):
         table, nests = _relative_table(counts, axis.rule, 1 << longest.bit_length())
         edges = table.take(axis.extent, axis=0, mode="clip")
     else:
@@ -163,6 +174,15 @@ def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:
         return not rest
     same = np.array_equal(coarse[0], fine[0, :, ::ratio]) and np.array_equal(coarse[1], fine[1, :, ratio - 1 :: ratio])
     return same and bool((fine[0, :, 1:] <= fine[1, :, :-1]).all())
+
+
+@lru_cache(maxsize=256)
+def _survey_levels(*arguments: Any) -> tuple[NDArray[np.int64], int, int, int, int]:
+    """The table of levels, and what it says: bins, levels apart and their bins, lines."""
+    table = level_table(*arguments)
+    rows, columns, finer = table[:, 0], table[:, 1], table[:, 5]
+    bins, apart = rows * columns, finer < 0
+    return table, int(bins.sum()), int(apart.sum()), int(bins[apart].sum()), int(max(rows.sum(), columns.sum()))
 
 
 @lru_cache(maxsize=256)

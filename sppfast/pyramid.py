@@ -199,6 +199,8 @@ def _pyramid(levels: tuple[int | Level, ...], bins: str) -> Pyramid:
 def as_pyramid(levels: Levels, bins: str = "adaptive") -> Pyramid:
     """Build the pyramid of `levels`, or look it up where it was built before."""
     one_of("bins", bins, BINS)
+    if type(levels) is int:
+        levels = (levels,)
     if isinstance(levels, tuple) and all(type(n) is int for n in levels):  # 4.0 and True would find 4 and 1
         return _pyramid(levels, bins)
     return Pyramid(levels, bins)

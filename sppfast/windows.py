@@ -172,10 +172,9 @@ def _scaled(windows: Windows, geometry: ConvGeometry, dtype: type[np.floating[An
     """Pixels to cells, every step in `dtype`; what is beyond its range is at its end or infinite, nothing is NaN."""
     scale, offset, largest = _steps(geometry, np.dtype(dtype))
     pixels = windows
-    if pixels.dtype != dtype:
-        with np.errstate(over="ignore"):
-            pixels = np.clip(pixels.astype(np.float64).astype(dtype), -largest, largest)
     with np.errstate(over="ignore"):
+        if pixels.dtype != dtype:
+            pixels = np.clip(pixels.astype(np.float64).astype(dtype), -largest, largest)
         if offset:
             pixels = np.clip(pixels - offset, -largest, largest)
         cells: NDArray[Any] = pixels * scale

@@ -135,7 +135,10 @@ def run(launch: Launch, fields: array[int], workers: int | None) -> None:
 
 def fill_fields(values: dict[int, Any]) -> array[int]:
     """Lay out a descriptor."""
-    return array("q", (int(values.get(i, 0)) for i in range(kernels.FIELDS)))
+    fields = array("q", bytes(8 * kernels.FIELDS))
+    for field, value in values.items():
+        fields[field] = int(value)
+    return fields
 
 
 def map_fields(maps: Maps) -> dict[int, int]:
@@ -193,9 +196,12 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     if mode == "avg" and maps.widths.max() > kernels.SUM_CELLS:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
     kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
-    # By rows they would be summed in another order, too.
-    apart = IN_PARTS if mode == "avg" else _choose_way(maps, plan, kernel, survey.cells // len(index))
-    way = SHARED if shared else apart
+    if shared:
+        way = SHARED
+    elif mode == "avg":  # by rows they would be summed in another order, too
+        way = IN_PARTS
+    else:
+        way = _choose_way(maps, plan, kernel, survey.cells // len(index))
     work = _divide(maps, plan, kernel, way, len(index))
     powers = survey.chosen_powers(maps.count * work.chunks * maps.largest) if shared and mode == "max" else None
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
@@ -211,15 +217,14 @@ def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> int:
     if kernel.is_sum:  # in another order by rows: for each map by itself, the kernel sees to the rest
         return BY_ROWS if enough else IN_PARTS
     cell = _row_cell(maps, kernel)
-    once = (plan.levels[:, kernels.FINER] < 0).sum() == 1 or maps.largest * cell <= PLANE_BYTES
+    once = plan.apart == 1 or maps.largest * cell <= PLANE_BYTES
     return BY_ROWS if cell and maps.widths.min() * cell >= LINE_BYTES and enough and once else IN_PARTS
 
 
 def _row_cells(plan: Plan, kernel: Kernel) -> int:
     """Count the cells of a window from which on it is worth while to reduce it by rows."""
-    finest = plan.levels[plan.levels[:, kernels.FINER] < 0]
     least = ROW_CELLS * (4 if kernel.has_index else 1)
-    return math.ceil(least * float(np.dot(finest[:, kernels.ROWS], finest[:, kernels.COLUMNS])))
+    return math.ceil(least * plan.bins_apart)
 
 
 def _row_cell(maps: Maps, kernel: Kernel) -> int:
@@ -312,7 +317,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: i
         kernels.POWERS_AT: 0 if powers is None else address_of(powers),
         kernels.SHARED: way == SHARED,
         kernels.ROW_CELLS: (_row_cells(plan, kernel) if kernel.is_sum else 1) if way == BY_ROWS else 0,
-        kernels.LINES: _lines(plan),
+        kernels.LINES: plan.lines,
         kernels.TILE_CELLS: tile,
         kernels.MORE_BYTES: more,
         kernels.BINS: bins,
@@ -329,7 +334,7 @@ def _strip_bytes(maps: Maps, plan: Plan, kernel: Kernel) -> int:
     strip, behind = columns * kernel.column_bytes, LINE_BYTES // size * kernel.column_bytes
     if not kernel.is_sum:
         return strip + behind + kernel.bin_bytes
-    strips = 2 * _lines(plan) + 2
+    strips = 2 * plan.lines + 2
     size = strips * strip + 8 * int(maps.heights.max())
     return min(size, kernels.STRIPS_BYTES) + strips * (behind + 16) + kernel.bin_bytes
 
@@ -338,12 +343,7 @@ def _patch_bytes(plan: Plan, kernel: Kernel) -> int:
     """Size of the patches of a part, and of the tables of its strips along both axes."""
     if len(plan.levels) == 1:
         return 0
-    return kernels.PATCHES * kernel.bin_bytes + 8 * (kernels.SUM_CELLS + 8 * _lines(plan) + 16)
-
-
-def _lines(plan: Plan) -> int:
-    """Count the rows, or the columns, of bins of all levels."""
-    return int(plan.levels[:, [kernels.ROWS, kernels.COLUMNS]].sum(axis=0).max())
+    return kernels.PATCHES * kernel.bin_bytes + 8 * (kernels.SUM_CELLS + 8 * plan.lines + 16)
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:

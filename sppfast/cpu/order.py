@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..arrays import address_of
 from ..plan import Plan
 from . import counting
-from .kernels import COLUMNS, FINER, POWER, ROWS, X_EDGES, Y_EDGES
+from .kernels import COLUMNS, POWER, ROWS, X_EDGES, Y_EDGES
 
 BLOCKS = 4  # of a bin
 STEP_CELLS = 1  # widening the tile by a step costs as much for each cell as reducing so many
@@ -94,5 +94,4 @@ def survey_windows(plan: Plan) -> Survey:
     cells, covered, bins, steps = counting.survey(
         y, y_step, base[Y_EDGES], base[ROWS], x, x_step, base[X_EDGES], base[COLUMNS], powers
     )
-    joined = (plan.levels[1:, FINER] >= 0).all()
-    return Survey(cells, powers if joined else None, covered, BLOCKS * bins, steps)
+    return Survey(cells, powers if plan.apart == 1 else None, covered, BLOCKS * bins, steps)

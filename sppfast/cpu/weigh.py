@@ -42,12 +42,21 @@ TABLE_WINDOWS = 64  # for a task that lists taps
 
 
 class Table:
-    """The taps of all windows, listed, and what a kernel must know to find them."""
+    """The taps of all windows, listed, and what a kernel must know to find them.
+
+    `sizes` are those of its records, where they are known.
+    """
 
     def __init__(
-        self, maps: Maps, plan: Plan | Samples, index: NDArray[np.int64], mode: str, workers: int | None
+        self,
+        maps: Maps,
+        plan: Plan | Samples,
+        index: NDArray[np.int64],
+        mode: str,
+        workers: int | None,
+        sizes: NDArray[np.int64] | None = None,
     ) -> None:
-        sizes = _record_bytes(plan, maps, index)
+        sizes = _record_bytes(plan, maps, index) if sizes is None else sizes
         self.memory = np.empty(int(sizes.sum()), dtype=np.uint8)
         self.records = np.concatenate([[0], np.cumsum(sizes)])
         self.fields = {
@@ -88,11 +97,11 @@ def align_maps(
     room = min(max(target.nbytes // PARTS, LEAST_BYTES), TABLE_BYTES)
     for begin in range(0, len(index), MANY_WINDOWS):
         end = min(begin + MANY_WINDOWS, len(index))
-        sizes = _record_bytes(_some(samples, begin, end), maps, index[begin:end]).sum(axis=(1, 2))
-        cuts = begin + 1 + np.flatnonzero(np.diff(np.cumsum(sizes) // room))
+        sizes = _record_bytes(_some(samples, begin, end), maps, index[begin:end])
+        cuts = begin + 1 + np.flatnonzero(np.diff(np.cumsum(sizes.sum(axis=(1, 2))) // room))
         for first, last in pairwise((begin, *cuts, end)):
-            some = _some(samples, first, last)
-            _align_part(kept, maps, some, index[first:last], mode, target[first:last], workers)
+            some, own = _some(samples, first, last), sizes[first - begin : last - begin]
+            _align_part(kept, maps, some, index[first:last], own, mode, target[first:last], workers)
 
 
 def _some(samples: Samples, first: int, last: int) -> Samples:
@@ -104,6 +113,7 @@ def _align_part(
     maps: Maps,
     samples: Samples,
     index: NDArray[np.int64],
+    sizes: NDArray[np.int64],
     mode: str,
     target: NDArray[Any],
     workers: int | None,
@@ -112,7 +122,7 @@ def _align_part(
         return kernel_of(maps.name, mode, int(narrow), taps.build_gather)
 
     kernel, shared = choose_lanes(build, maps, index, _line_cells(samples, maps, index))
-    table = Table(maps, samples, index, mode, workers)
+    table = Table(maps, samples, index, mode, workers, sizes)
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, int(maps.widths.max()))
     bins = samples.bins + SPILL
     parallel = target.size >= SERIAL_ITEMS

@@ -41,6 +41,7 @@ CACHES = (
     launch._launch_maps,
     pooling._plan_batch,
     plan._relative_table,
+    plan._survey_levels,
     plan.level_table,
     arrays._batch,
     pyramid._pyramid,
