@@ -200,7 +200,7 @@ def _fast_rcnn_axes(
     whole = np.trunc(cells)
     cells -= whole
     whole += np.trunc(cells + cells)  # half a cell and more makes another
-    x0, y0, x1, y1 = whole.astype(np.int64)
-    extents = np.maximum(y1 - y0 + 1, 1), np.maximum(x1 - x0 + 1, 1)
-    y, x = (Axis(*axis, "fast_rcnn", inside=False) for axis in zip((y0, x0), extents, (heights, widths), strict=True))
+    start, stop = whole.astype(np.int64).reshape(2, 2, -1)
+    extent = np.maximum(stop - start + 1, 1)
+    x, y = (Axis(start[k], extent[k], limit, "fast_rcnn", inside=False) for k, limit in enumerate((widths, heights)))
     return y, x

@@ -18,6 +18,7 @@ from .timing import Call
 
 STRIDE = 16
 MAP = (38, 63)  # of an image of 608 x 1008
+CHANNELS = 256
 LARGE_MAP = (200, 304)
 Sizes = tuple[int, ...]
 
@@ -72,9 +73,9 @@ def pool_case(shape: Sizes, levels: Sizes, device: Device) -> Case:
     )
 
 
-def roi_case(count: int, levels: Sizes, device: Device) -> Case:
+def roi_case(count: int, levels: Sizes, device: Device, size: tuple[int, int] = MAP, channels: int = CHANNELS) -> Case:
     """Pool windows as Fast R-CNN does."""
-    x, rois = maps_and_rois(count)
+    x, rois = maps_and_rois(count, size, channels=channels)
     out = device.put(np.empty((count, sppfast.Pyramid(levels).output_length(x.shape[1])), np.float32))
     options: dict[str, Any] = {"geometry": STRIDE, "rounding": "fast_rcnn", "workers": device.threads}
     found = {
@@ -180,7 +181,7 @@ def _backward(
 
 
 def maps_and_rois(
-    count: int, size: tuple[int, int] = MAP, stride: int = STRIDE, channels: int = 256
+    count: int, size: tuple[int, int] = MAP, stride: int = STRIDE, channels: int = CHANNELS
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Draw a map ``(1, channels, *size)``, and windows in its image.
 
@@ -215,6 +216,7 @@ ROWS = (
     _pool_row((1, 512, 64, 64), (4, 2, 1), brief=True),
     _pool_row((1, 64, 512, 512), (4, 2, 1), brief=True),
     _pool_row((1, 8, 13, 13), (4, 2, 1), brief=True),
+    Row("RoI 7x7, 10 windows, map 16x13x13", partial(roi_case, 10, (7,), size=(13, 13), channels=16)),
     Row("RoI 7x7, 300 windows", partial(roi_case, 300, (7,)), brief=True),
     Row("RoI 7x7, 2000 windows", partial(roi_case, 2000, (7,)), brief=True),
     Row("RoI 6x6, 2000 windows", partial(roi_case, 2000, (6,))),
