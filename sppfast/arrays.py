@@ -91,9 +91,14 @@ def take_maps(x: Any, layout: str, xp: ModuleType = np) -> tuple[Any, Maps]:
     if isinstance(x, xp.ndarray):
         x = _plain(x, "x")
         return x, _batch(x.shape, x.strides, x.dtype, layout)
-    if isinstance(x, Sequence) and not isinstance(x, str | bytes):
+    if is_sequence(x):
         return _ragged(x, layout, xp)
     raise TypeError(f"x: expected an array or a sequence of arrays, got {type(x).__name__}")
+
+
+def is_sequence(value: Any) -> bool:
+    """Tell whether a value may be a sequence of arrays: text is none, and a view of memory is one array."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | memoryview)
 
 
 def take_floats(x: Any, layout: str, xp: ModuleType = np) -> tuple[Any, Maps]:

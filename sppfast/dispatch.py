@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Maps, take_maps
+from .arrays import Maps, is_sequence, take_maps
 from .pyramid import as_pyramid
 from .windows import parse_rois
 
@@ -169,7 +169,7 @@ def call_foreign(function: Callable[..., Any], /, **arguments: Any) -> Any:
 
 def _first(x: Any) -> Any:
     """One map of a sequence, or what is not a sequence."""
-    return x[0] if isinstance(x, Sequence) and len(x) else x
+    return x[0] if is_sequence(x) and len(x) else x
 
 
 def _framework(array: Any) -> tuple[str, type] | None:

@@ -17,6 +17,7 @@ Levels: TypeAlias = int | Iterable[int | tuple[int, int]]
 
 BINS = ("adaptive", "sliding", "caffe")
 MAX_BINS = 2**31 - 1
+NO_NUMBERS = (str, bytes, memoryview)  # although they can be iterated over
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -207,7 +208,7 @@ def as_pyramid(levels: Levels, bins: str = "adaptive") -> Pyramid:
 
 
 def _parse_levels(levels: Any) -> tuple[Level, ...]:
-    if isinstance(levels, str | bytes):
+    if isinstance(levels, NO_NUMBERS):
         raise TypeError(f"levels: expected integers or (rows, columns) pairs, got {levels!r}")
     if not isinstance(levels, Iterable):
         levels = (levels,)
@@ -220,7 +221,7 @@ def _parse_levels(levels: Any) -> tuple[Level, ...]:
 
 
 def _parse_level(i: int, level: Any) -> Level:
-    pair = tuple(level) if isinstance(level, Iterable) and not isinstance(level, str | bytes) else (level, level)
+    pair = tuple(level) if isinstance(level, Iterable) and not isinstance(level, NO_NUMBERS) else (level, level)
     if len(pair) != 2:
         raise ValueError(f"levels[{i}]: expected n or (rows, columns), got {level!r}")
     try:

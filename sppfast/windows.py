@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import is_sequence
 from .geometry import ConvGeometry, check_windows
 from .plan import Axis
 
@@ -41,9 +42,7 @@ def parse_rois(rois: Any, batch_index: Any, maps: int) -> tuple[Windows, NDArray
 def _is_sequence_of_windows(rois: Any) -> bool:
     if isinstance(rois, np.ndarray):
         return rois.ndim == 3
-    if not isinstance(rois, Sequence) or isinstance(rois, str | bytes) or not len(rois):
-        return False
-    return all(_is_windows(windows) for windows in rois)
+    return is_sequence(rois) and len(rois) > 0 and all(_is_windows(windows) for windows in rois)
 
 
 def _is_windows(windows: Any) -> bool:
@@ -84,7 +83,7 @@ def _real(name: str, value: Any) -> NDArray[Any]:
 def _copy(name: str, value: Any) -> NDArray[Any]:
     """Copy: what is checked is what is used, whatever another thread does meanwhile."""
     try:
-        return np.array(value)
+        return np.asarray(value).copy()  # np.array(value) warns of an __array__ that knows no copy
     except (RuntimeError, TypeError) as error:  # on another device, for instance
         raise TypeError(f"{name}: cannot be taken as a NumPy array: {error}") from error
 

@@ -34,7 +34,7 @@ def both(**options):
 # ---- x
 
 
-@pytest.mark.parametrize("x", [None, "image", 3.0, 7, b"abc", object(), {"x": 1}, {1, 2}], ids=repr)
+@pytest.mark.parametrize("x", [None, "image", 3.0, 7, b"abc", memoryview(X), object(), {"x": 1}, {1, 2}], ids=repr)
 def test_x_of_a_wrong_type(x):
     with raises(TypeError, "x", type(x).__name__):
         pool(x)
@@ -171,6 +171,7 @@ LEVELS = [
     ((4, None), TypeError, None),
     (True, TypeError, True),
     ((True, 2), TypeError, True),
+    (memoryview(np.ones((2, 2), np.int64)), TypeError, "memory"),
 ]
 
 

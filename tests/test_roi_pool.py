@@ -119,6 +119,7 @@ def test_three_forms_agree(rounding, rng):
         (rois.astype(np.int64), batch_index.astype(np.uint8)),
         (rois.astype(np.int16), batch_index),
         (rois.astype(">f8"), batch_index.astype(">i4")),
+        (memoryview(rois), memoryview(batch_index)),
         (np.asfortranarray(rois), batch_index[::-1].copy()[::-1]),
         (np.column_stack([batch_index, rois]), None),
         (np.column_stack([batch_index, rois]).tolist(), None),
@@ -130,6 +131,19 @@ def test_three_forms_agree(rounding, rng):
     for form, index in forms:
         got = sppfast.roi_pool(x, form, batch_index=index, rounding=rounding)
         np.testing.assert_array_equal(got, want)
+
+
+class OfAnotherLibrary:
+    """What NumPy 2 warns of when it is told to copy: an array whose ``__array__`` takes a dtype alone."""
+
+    def __array__(self, dtype=None):
+        return np.array([[5.0, 5, 40, 60]], dtype)
+
+
+@pytest.mark.filterwarnings("error")
+def test_windows_of_another_library(rng):
+    x = make(rng, (3, 7, 9))
+    np.testing.assert_array_equal(sppfast.roi_pool(x, OfAnotherLibrary()), sppfast.roi_pool(x, [[5, 5, 40, 60]]))
 
 
 def test_sequence_with_a_map_that_has_no_rois(rng):
