@@ -14,7 +14,7 @@ from .pyramid import Level, Pyramid, bin_edges
 LEVEL_FIELDS = 8
 WINDOW_FIELDS = 2
 LOOKUP = 4096  # extents up to here are looked up, not divided, where windows are many
-FEW_LENGTHS = 256  # up to here a table is worth while for any number of windows
+SMALL_TABLE = 2**14  # edges: up to here a table is worth while for any number of windows
 ALIKE = ("adaptive", "fast_rcnn")  # rules of windows: whether bins nest hardly depends on the extent
 
 Edges: TypeAlias = NDArray[np.int32]
@@ -125,8 +125,12 @@ def make_plan(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
 
 def plan_bytes(pyramid: Pyramid) -> int:
     """Size of a window's row of both tables of edges."""
-    edges = sum(WINDOW_FIELDS + 2 * sum(counts) for counts in _counts(pyramid.levels))
-    return edges * np.dtype(np.int32).itemsize
+    return sum(map(_row_edges, _counts(pyramid.levels))) * np.dtype(np.int32).itemsize
+
+
+def _row_edges(counts: tuple[int, ...]) -> int:
+    """Count the edges of a window along an axis."""
+    return WINDOW_FIELDS + 2 * sum(counts)
 
 
 @lru_cache(maxsize=256)
@@ -139,8 +143,8 @@ def _counts(levels: tuple[Level, ...]) -> tuple[tuple[int, ...], tuple[int, ...]
 def _lay_edges(counts: tuple[int, ...], axis: Axis) -> tuple[Edges, Nests]:
     """Lay out the edges of an axis, and tell which numbers of bins nest."""
     longest = int(axis.extent.max(initial=0))
-    few = FEW_LENGTHS if axis.rule in ALIKE else 0
-    if longest < LOOKUP and longest < max(2 * len(axis.extent), few):
+    small = SMALL_TABLE // _row_edges(counts) if axis.rule in ALIKE else 0
+    if longest < LOOKUP and longest < max(2 * len(axis.extent), small):
         table, nests = _relative_table(counts, axis.rule, 1 << longest.bit_length())
         edges = table.take(axis.extent, axis=0, mode="clip")
     else:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ Level: TypeAlias = tuple[int, int]
 Levels: TypeAlias = int | Iterable[int | tuple[int, int]]
 
 BINS = ("adaptive", "sliding", "caffe")
+MAX_LEVELS = 1024
 MAX_BINS = 2**31 - 1
 NO_NUMBERS = (str, bytes, memoryview)  # although they can be iterated over
 
@@ -74,7 +75,7 @@ class Pyramid:
     Parameters
     ----------
     levels : int or sequence of int or (rows, columns) pairs
-        The grids, in any order; an int n is n x n.
+        The grids, in any order, at most 1024; an int n is n x n.
     bins : {"adaptive", "sliding", "caffe"}
         The cells of bin i of n over a length L:
 
@@ -212,9 +213,11 @@ def _parse_levels(levels: Any) -> tuple[Level, ...]:
         raise TypeError(f"levels: expected integers or (rows, columns) pairs, got {levels!r}")
     if not isinstance(levels, Iterable):
         levels = (levels,)
-    parsed = tuple(_parse_level(i, level) for i, level in enumerate(levels))
+    parsed = tuple(_parse_level(i, level) for i, level in enumerate(islice(levels, MAX_LEVELS + 1)))
     if not parsed:
         raise ValueError("levels: expected at least one level, got none")
+    if len(parsed) > MAX_LEVELS:
+        raise ValueError(f"levels: more than {MAX_LEVELS}")
     if sum(rows * columns for rows, columns in parsed) > MAX_BINS:
         raise ValueError(f"levels: more than {MAX_BINS} bins")
     return parsed

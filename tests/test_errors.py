@@ -1,5 +1,6 @@
 """Every wrong input is an error that names the argument and says what came."""
 
+import itertools
 import re
 
 import numpy as np
@@ -180,6 +181,13 @@ def test_levels(levels, error, shown):
     for call in (pool, roi_pool, lambda levels: sppfast.Pyramid(levels)):
         with raises(error, "levels", shown):
             call(levels=levels)
+
+
+def test_levels_without_end():
+    for call in (pool, roi_pool, lambda levels: sppfast.Pyramid(levels)):
+        with raises(ValueError, "levels", 1024):
+            call(levels=itertools.repeat(1))
+    assert sppfast.Pyramid([1] * 1024).size == 1024
 
 
 def test_levels_are_checked_after_equal_ones_were_used():
