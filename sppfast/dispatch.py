@@ -6,13 +6,14 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Maps, is_sequence, take_maps
-from .pyramid import as_pyramid
+from .pyramid import MAX_LEVELS, as_pyramid
 from .windows import parse_rois
 
 ARRAYS = ("grad", "x", "rois", "batch_index", "indices", "out")  # the arguments that may be arrays
@@ -152,7 +153,7 @@ def is_foreign(x: Any) -> bool:
 def call_foreign(function: Callable[..., Any], /, **arguments: Any) -> Any:
     """Call an operator with arrays of another library, of the type of `x`; give back such arrays."""
     if isinstance(arguments["levels"], Iterator):
-        arguments["levels"] = tuple(arguments["levels"])  # it is read more than once
+        arguments["levels"] = tuple(islice(arguments["levels"], MAX_LEVELS + 1))  # it is read more than once
     x = arguments["x"]
     kind, apply = _adapter(_first(x))
     if isinstance(x, Sequence):

@@ -224,7 +224,8 @@ def _parse_levels(levels: Any) -> tuple[Level, ...]:
 
 
 def _parse_level(i: int, level: Any) -> Level:
-    pair = tuple(level) if isinstance(level, Iterable) and not isinstance(level, NO_NUMBERS) else (level, level)
+    several = isinstance(level, Iterable) and not isinstance(level, NO_NUMBERS)
+    pair = tuple(islice(level, 3)) if several else (level, level)
     if len(pair) != 2:
         raise ValueError(f"levels[{i}]: expected n or (rows, columns), got {level!r}")
     try:

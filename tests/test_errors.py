@@ -187,6 +187,8 @@ def test_levels_without_end():
     for call in (pool, roi_pool, lambda levels: sppfast.Pyramid(levels)):
         with raises(ValueError, "levels", 1024):
             call(levels=itertools.repeat(1))
+        with raises(ValueError, "levels[0]"):
+            call(levels=[itertools.repeat(1)])
     assert sppfast.Pyramid([1] * 1024).size == 1024
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import pickle
 
 import numpy as np
@@ -72,6 +73,8 @@ def test_forms(options, layout, recorded, x, rois):
 
 
 def test_levels_that_can_be_read_once(x):
+    with raises(ValueError, "levels", "more than"):
+        sppfast.pool(x, itertools.count(1))
     got = sppfast.pool(x, iter(LEVELS), flatten=False)
     assert_equal(as_numpy(got), sppfast.pool(x.numpy(), LEVELS, flatten=False))
 
