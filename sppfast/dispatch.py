@@ -156,7 +156,7 @@ def call_foreign(function: Callable[..., Any], /, **arguments: Any) -> Any:
         arguments["levels"] = tuple(islice(arguments["levels"], MAX_LEVELS + 1))  # it is read more than once
     x = arguments["x"]
     kind, apply = _adapter(_first(x))
-    if isinstance(x, Sequence):
+    if is_sequence(x):
         arguments["x"] = list(x)
         for i, item in enumerate(x):
             if not isinstance(item, kind):

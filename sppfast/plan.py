@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,9 +181,11 @@ def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _survey_levels(*arguments: Any) -> tuple[NDArray[np.int64], int, int, int, int]:
+def _survey_levels(
+    levels: tuple[Level, ...], y_nests: Nests, x_nests: Nests, unions: bool
+) -> tuple[NDArray[np.int64], int, int, int, int]:
     """The table of levels, and what it says: bins, levels apart and their bins, lines."""
-    table = level_table(*arguments)
+    table = level_table(levels, y_nests, x_nests, unions)
     rows, columns, finer = table[:, 0], table[:, 1], table[:, 5]
     bins, apart = rows * columns, finer < 0
     return table, int(bins.sum()), int(apart.sum()), int(bins[apart].sum()), int(max(rows.sum(), columns.sum()))
