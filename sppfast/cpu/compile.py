@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numba
 from numba.core import types
-from numba.core.compiler import Flags
+from numba.core.compiler import Flags, compile_internal
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.types.misc import unliteral
 from numba.extending import intrinsic
 
 OPTIONS = {"error_model": "numpy"}
+
+_compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # functions, by the library that they are in
 
 
 def routine(returns: Any = types.void, modes: tuple[str, ...] = ()) -> Callable[[Any], Any]:
@@ -29,10 +34,7 @@ def routine(returns: Any = types.void, modes: tuple[str, ...] = ()) -> Callable[
             def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 if modes and arguments[-1].mode not in modes:
                     return context.get_constant_null(returns)
-                flags = Flags()
-                flags.error_model = OPTIONS["error_model"]
-                compiled = context.compile_subroutine(builder, function, sig, flags=flags)
-                return context.call_internal(builder, compiled.fndesc, sig, args)
+                return context.call_internal(builder, _compile_into(context, function, sig), sig, args)
 
             return returns(*map(unliteral, arguments)), codegen
 
@@ -42,6 +44,26 @@ def routine(returns: Any = types.void, modes: tuple[str, ...] = ()) -> Callable[
         return intrinsic(typing)
 
     return decorate
+
+
+def _compile_into(context: Any, function: Any, sig: Any) -> Any:
+    """Compile a function into the library that is being compiled, where it is not in it yet: find its descriptor.
+
+    Numba's own way is a library for each, that is optimized and made machine code by itself, and all of it again
+    wherever it is linked.
+    """
+    library = context.active_code_library
+    known = _compiled.setdefault(library, {})
+    if (function, sig) not in known:
+        flags = Flags()
+        flags.error_model = OPTIONS["error_model"]
+        flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+        found = compile_internal(
+            context.typing_context, context, library, function, sig.args, sig.return_type, flags, {}
+        )
+        known[function, sig] = found.fndesc
+        library.get_function(found.fndesc.mangled_name).linkage = "linkonce_odr"  # not kept where it is inlined
+    return known[function, sig]
 
 
 def compiled(signature: str) -> Callable[[Any], Any]:
@@ -55,12 +77,25 @@ def c_function(signature: str, function: Any) -> Any:
 
 
 def _cached(decorator: Any, signature: str, function: Any, **options: Any) -> Any:
+    with _no_garbage_collection():
+        try:
+            return decorator(signature, cache=True, **OPTIONS, **options)(function)
+        except RuntimeError as error:  # Numba's word for a read-only home and package
+            if "cannot cache" not in str(error):
+                raise
+            return decorator(signature, **OPTIONS, **options)(function)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Do without it while a kernel is compiled, of which it takes a sixth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        return decorator(signature, cache=True, **OPTIONS, **options)(function)
-    except RuntimeError as error:  # Numba's word for a read-only home and package
-        if "cannot cache" not in str(error):
-            raise
-        return decorator(signature, **OPTIONS, **options)(function)
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 if hasattr(os, "register_at_fork"):
