@@ -168,24 +168,9 @@ class ConvGeometry:
         if windows.ndim != 2 or windows.shape[1] != 4:
             raise ValueError(f"rois: expected shape (R, 4), got {windows.shape}")
         check_windows(windows, "rois")
-        return np.stack(self.sppnet_cells(windows, height, width), axis=1)
+        from .cpu.windows import sppnet_cells  # and with it Numba
 
-    def sppnet_cells(
-        self, windows: NDArray[np.float64], height: Any, width: Any
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """`cells` by columns, with a map size for all windows or one for each."""
-        with np.errstate(over="ignore"):  # infinitely far is clamped like all that is outside
-            scaled = windows - self.offset
-            scaled /= self.stride
-        low, high = np.floor(scaled[:, :2]) + 1, np.ceil(scaled[:, 2:]) - 1
-        crossed = low > high
-        if crossed.any():
-            middle = np.floor((low + high) / 2)
-            low, high = np.where(crossed, middle, low), np.where(crossed, middle, high)
-        last = np.stack(np.broadcast_arrays(width, height), axis=-1) - 1
-        start = np.clip(low, 0, last).astype(np.int64)
-        stop = np.clip(high, 0, last).astype(np.int64) + 1
-        return start[:, 0], start[:, 1], stop[:, 0], stop[:, 1]
+        return sppnet_cells(windows, height, width, self)
 
     def boxes(self, cells: ArrayLike) -> NDArray[np.float64]:
         """Windows of the map to the boxes of the image that they see.

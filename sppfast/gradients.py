@@ -14,7 +14,7 @@ from .arrays import LAYOUTS, Maps, take_maps
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry
 from .memory import allocate
-from .plan import Plan, make_plan
+from .plan import Plan
 from .pooling import (
     INDEX_DTYPE,
     MAX_INDEX,
@@ -23,7 +23,7 @@ from .pooling import (
     check_out,
     check_workers,
     cut_windows,
-    plan_maps,
+    plan_of,
     plan_samples,
     pool,
     result_dtypes,
@@ -89,7 +89,7 @@ def pool_backward(
         return call_foreign(pool_backward, **locals())
     pyramid, kept, maps = take(x, levels, bins, mode, layout, indices)
     threads = check_workers(workers)
-    plan = plan_maps(pyramid, maps, mode)
+    plan = plan_of(pyramid, maps, mode)
     rows = take_grad(grad, pyramid, maps, maps.count, layout, maps.single)
     if mode == "avg":
         targets = Targets(out, kept, maps, layout, [rows])
@@ -150,8 +150,8 @@ def roi_pool_backward(
         return call_foreign(roi_pool_backward, **locals())
     pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, indices)
     threads = check_workers(workers)
-    axes, index = cut_windows(pyramid, rois, batch_index, maps, geometry, rounding)
-    plan = make_plan(pyramid, *axes, unions=mode != "avg")
+    y, x_cells, index = cut_windows(pyramid, rois, batch_index, maps, geometry, rounding)
+    plan = backend("windows").plan_windows(pyramid, y, x_cells, mode != "avg")
     rows = take_grad(grad, pyramid, maps, len(index), layout)
     if mode == "avg":
         targets = Targets(out, kept, maps, layout, [rows])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -15,42 +15,11 @@ LEVEL_FIELDS = 8
 WINDOW_FIELDS = 2
 LOOKUP = 4096  # extents up to here are looked up, not divided, where windows are many
 SMALL_TABLE = 2**14  # edges: up to here a table is worth while for any number of windows
-ALIKE = ("adaptive", "fast_rcnn")  # rules of windows: whether bins nest hardly depends on the extent
 
 Edges: TypeAlias = NDArray[np.int32]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Axis:
-    """R windows along one axis of their maps, in cells.
-
-    Attributes
-    ----------
-    start, extent : ndarray of int64, shape (R,)
-        Where a window begins, and its cells.
-    limit : ndarray of int64, shape (R,) or (1,)
-        Cells of the map: what lies outside is cut off, from the bins.
-    rule : str
-        How an extent is divided into bins, see `bin_edges`.
-    inside : bool
-        Whether all windows are known to lie inside their maps.
-    """
-
-    start: NDArray[np.int64]
-    extent: NDArray[np.int64]
-    limit: NDArray[np.int64]
-    rule: str = "adaptive"
-    inside: bool = True
-
-    def part(self, part: slice) -> Axis:
-        """Some of the windows, or all."""
-        if part.start == 0 and part.stop >= len(self.start):
-            return self
-        limit = self.limit[part] if len(self.limit) > 1 else self.limit
-        return replace(self, start=self.start[part], extent=self.extent[part], limit=limit)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Plan:
     """Where the bins of R windows lie, for the kernels.
 
@@ -109,59 +78,60 @@ def make_samples(pyramid: Pyramid, windows: NDArray[np.float64], ratio: int) -> 
 
 
 Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
+Bins: TypeAlias = tuple[Edges, Nests]
 
 
-def make_plan(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
-    """Lay out the tables for windows along both axes.
+def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.int64], unions: bool) -> Plan:
+    """Lay out the tables for whole maps, each a window of its own.
 
     `unions` says whether a bin may be reduced from finer ones that overlap: true of a maximum, false of a sum.
     """
-    rows, columns = _counts(pyramid.levels)
-    y_edges, y_nests = _lay_edges(rows, y)
-    x_edges, x_nests = _lay_edges(columns, x)
-    may_be_empty = not (y.inside and x.inside and y.rule != "caffe")
+    rows, columns = counts_of(pyramid.levels)
+    y, x = _relative(rows, pyramid.bins, heights), _relative(columns, pyramid.bins, widths)
+    return make_plan(pyramid, y, x, unions, pyramid.bins == "caffe")
+
+
+def make_plan(pyramid: Pyramid, y: Bins, x: Bins, unions: bool, may_be_empty: bool) -> Plan:
+    """Make a plan of the bins along both axes."""
+    (y_edges, y_nests), (x_edges, x_nests) = y, x
     return Plan(y_edges, x_edges, *_survey_levels(pyramid.levels, y_nests, x_nests, unions), may_be_empty)
 
 
 def plan_bytes(pyramid: Pyramid) -> int:
     """Size of a window's row of both tables of edges."""
-    return sum(map(_row_edges, _counts(pyramid.levels))) * np.dtype(np.int32).itemsize
+    return sum(row_edges(counts) for counts in counts_of(pyramid.levels)) * np.dtype(np.int32).itemsize
 
 
-def _row_edges(counts: tuple[int, ...]) -> int:
+@lru_cache(maxsize=256)
+def row_edges(counts: tuple[int, ...]) -> int:
     """Count the edges of a window along an axis."""
     return WINDOW_FIELDS + 2 * sum(counts)
 
 
 @lru_cache(maxsize=256)
-def _counts(levels: tuple[Level, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def counts_of(levels: tuple[Level, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Distinct numbers of rows and of columns, falling."""
     rows, columns = (tuple(sorted(set(counts), reverse=True)) for counts in zip(*levels, strict=True))
     return rows, columns
 
 
-def _lay_edges(counts: tuple[int, ...], axis: Axis) -> tuple[Edges, Nests]:
-    """Lay out the edges of an axis, and tell which numbers of bins nest."""
-    longest = int(axis.extent.max(initial=0))
-    small = SMALL_TABLE // _row_edges(counts) if axis.rule in ALIKE else 0
-    if longest < LOOKUP and longest < max(2 * len(axis.extent), small):
-        table, nests = _relative_table(counts, axis.rule, 1 << longest.bit_length())
-        edges = table.take(axis.extent, axis=0, mode="clip")
-    else:
-        edges, nests = _relative(counts, axis.rule, axis.extent)
-    edges += axis.start.astype(np.int32)[:, None]
-    if not axis.inside:
-        np.minimum(edges, axis.limit.astype(np.int32)[:, None], out=edges)
-        np.maximum(edges, 0, out=edges)
-    return edges, nests
+def bins_of(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64], longest: int) -> tuple[Bins, bool]:
+    """Divide windows that begin at 0 into bins: a row for each, or for each extent up to `longest`.
+
+    Returns the bins, and whether a row is that of an extent.
+    """
+    small = SMALL_TABLE // row_edges(counts)
+    if longest < LOOKUP and longest < max(2 * len(extents), small):
+        return _relative_table(counts, rule, 1 << longest.bit_length()), True
+    return _relative(counts, rule, extents), False
 
 
 @lru_cache(maxsize=64)
-def _relative_table(counts: tuple[int, ...], rule: str, lengths: int) -> tuple[Edges, Nests]:
+def _relative_table(counts: tuple[int, ...], rule: str, lengths: int) -> Bins:
     return _relative(counts, rule, np.arange(lengths))
 
 
-def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64]) -> tuple[Edges, Nests]:
+def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64]) -> Bins:
     """Edges of windows that begin at 0, and which numbers of bins nest."""
     bins = {n: bin_edges(extents, n, rule) for n in counts}
     nests = frozenset((coarse, fine) for coarse in counts for fine in counts if _nest(bins[coarse], bins[fine]))
@@ -198,7 +168,7 @@ def level_table(levels: tuple[Level, ...], y_nests: Nests, x_nests: Nests, union
     order = sorted(range(len(levels)), key=lambda i: -levels[i][0] * levels[i][1])
     table = np.empty((len(levels), LEVEL_FIELDS), dtype=np.int64)
     y_places, x_places = (
-        dict(zip(counts, WINDOW_FIELDS + 2 * np.cumsum((0, *counts)), strict=False)) for counts in _counts(levels)
+        dict(zip(counts, WINDOW_FIELDS + 2 * np.cumsum((0, *counts)), strict=False)) for counts in counts_of(levels)
     )
     for k, i in enumerate(order):
         r, c = levels[i]

@@ -17,9 +17,9 @@ from .cores import available_cores
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
 from .memory import allocate, expect
-from .plan import Axis, Plan, Samples, make_plan, make_samples, plan_bytes
+from .plan import Plan, Samples, make_samples, plan_bytes, plan_maps
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
-from .windows import ROUNDINGS, Windows, align_windows, parse_rois, window_axes
+from .windows import ROUNDINGS, align_windows, parse_rois, take_rois
 
 MODES = ("max", "avg")
 MAX_INDEX = 2**31 - 1
@@ -115,7 +115,7 @@ def pool(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels, bins)
     kept, maps = take_maps(x, layout)
-    plan = plan_maps(pyramid, maps, reduction)
+    plan = plan_of(pyramid, maps, reduction)
     length = maps.channels * plan.bins
     results = _allocate(out, (length,) if maps.single else (maps.count, length), maps, reduction)
     threads = check_workers(workers)
@@ -204,13 +204,12 @@ def roi_pool(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels)
     kept, maps = take_maps(x, layout)
-    axes, index = cut_windows(pyramid, rois, batch_index, maps, geometry, rounding)
+    rows, columns, index = cut_windows(pyramid, rois, batch_index, maps, geometry, rounding)
     results = _allocate(out, (len(index), pyramid.output_length(maps.channels)), maps, reduction)
     threads = check_workers(workers)
     targets = _targets(results, kept, maps) if out is not None else results
     for part in _parts(len(index), pyramid, maps, results[0].nbytes):
-        rows, columns = (axis.part(part) for axis in axes)
-        plan = make_plan(pyramid, rows, columns, unions=reduction != "avg")
+        plan = backend("windows").plan_windows(pyramid, rows.part(part), columns.part(part), reduction != "avg")
         parts = [target[part] for target in targets]
         backend("launch").reduce_maps(kept, maps, plan, index[part], reduction, parts, threads)
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
@@ -304,14 +303,11 @@ def roi_align(
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
-def cut_windows(
-    pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str
-) -> tuple[tuple[Axis, Axis], NDArray[np.int64]]:
-    """Check what is asked of RoI pooling, and round the windows to cells; with the map of each."""
+def cut_windows(pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str) -> Any:
+    """Check what is asked of RoI pooling, and round the windows to cells: along y and x, with the map of each."""
     one_of("rounding", rounding, ROUNDINGS)
-    windows, index = _take_windows(pyramid, rois, batch_index, maps)
-    heights, widths = (side[index] if maps.ragged else side for side in (maps.heights, maps.widths))
-    return window_axes(windows, heights, widths, as_geometry(geometry), rounding), index
+    taken = take_rois(rois, batch_index, maps.count)
+    return backend("windows").cut_windows(taken, maps, as_geometry(geometry), rounding)
 
 
 def _parts(count: int, pyramid: Pyramid, maps: Maps, size: int) -> Iterator[slice]:
@@ -320,19 +316,13 @@ def _parts(count: int, pyramid: Pyramid, maps: Maps, size: int) -> Iterator[slic
     return (slice(start, start + step) for start in range(0, count, step))
 
 
-def _take_windows(pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps) -> tuple[Windows, NDArray[np.int64]]:
-    """Check the windows, and that there is memory to plan them."""
-    windows, index = parse_rois(rois, batch_index, maps.count)
-    expect(len(index), sum(map(sum, pyramid.levels)))
-    return windows, index
-
-
 def plan_samples(
     pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, sampling_ratio: Any, aligned: Any
 ) -> tuple[Samples, NDArray[np.int64]]:
     """Check what is asked of RoI align, and plan it: the samples, and the map of each window."""
     ratio, shifted = check_ratio(sampling_ratio), check_aligned(aligned)
-    windows, index = _take_windows(pyramid, rois, batch_index, maps)
+    windows, index = parse_rois(rois, batch_index, maps.count)
+    expect(len(index), sum(map(sum, pyramid.levels)))
     dtype = np.float64 if maps.dtype.itemsize == 8 else np.float32
     windows = align_windows(windows, as_geometry(geometry), shifted, dtype)
     return make_samples(pyramid, windows, ratio), index
@@ -348,16 +338,13 @@ def reduction_of(mode: str, return_indices: bool) -> str:
     return "argmax"
 
 
-def plan_maps(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
+def plan_of(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
     """Plan the pooling of whole maps."""
     return (_plan_maps if maps.ragged else _plan_batch)(pyramid, maps, reduction)
 
 
 def _plan_maps(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
-    """Plan whole maps as windows, one for each size."""
-    sides = (maps.heights, maps.widths)
-    y, x = (Axis(np.zeros_like(side), side, side, pyramid.bins) for side in sides)
-    return make_plan(pyramid, y, x, unions=reduction != "avg")
+    return plan_maps(pyramid, maps.heights, maps.widths, unions=reduction != "avg")
 
 
 _plan_batch = lru_cache(maxsize=256)(_plan_maps)  # a batch's description is kept, see `take_maps`

@@ -189,11 +189,11 @@ def test_windows_by_rows_are_windows_of_cells(rng, monkeypatch, set_row_cells, m
 
 def test_windows_are_sorted_into_blocks_that_fit(rng):
     """Every bin lies between one and two blocks along both axes, or its window is left to be reduced by cells."""
-    from sppfast.plan import Axis, make_plan
+    from sppfast.cpu.windows import Axis, plan_windows
 
-    start, extent = rng.integers(0, 40, 900), rng.integers(1, 60, 900)
-    axis = Axis(start, extent, np.full(900, 70), inside=False)
-    plan = make_plan(sppfast.Pyramid(7), axis, axis, unions=True)
+    cells = np.stack([rng.integers(0, 40, 900), rng.integers(1, 60, 900), np.full(900, 70)])
+    axis = Axis(cells, 60, "adaptive", inside=False)
+    plan = plan_windows(sppfast.Pyramid(7), axis, axis, unions=True)
     index = np.zeros(900, dtype=np.int64)
     sorted_ = order.order_windows(index, 1, order.survey_windows(plan).powers)
     assert (np.diff(sorted_.powers) >= 0).all()

@@ -1,11 +1,119 @@
-"""Kernels that look at all windows before they are pooled: how much work they are, and in which order they come."""
+"""Kernels that look at all windows before they are pooled: their cells, their bins, how much work, in which order."""
 
-from numba import int64
+from math import ceil, floor
+
+from numba import float64, int64
 from numba.types import UniTuple
 
 from .compile import compiled, routine
 from .kernels import POWER
-from .lanes import load_i32
+from .lanes import load_f64, load_i32, load_i64, single, store_i32, store_i64
+
+SPPNET, FAST_RCNN, CELLS = range(3)
+FAR = 2.0**29  # cells: further out than maps reach, and safe in int32 sums
+NOT_INSIDE = -2
+
+
+@routine(float64)
+def clip(value, low, high):
+    """Limit a number."""
+    return min(max(value, low), high)
+
+
+@routine(UniTuple(int64, 2))
+def round_sppnet(low, high, size, stride, offset):
+    """Round a window along an axis by the paper's appendix A.1: where it begins, and its cells; in float64."""
+    first = floor(clip((low - offset) / stride, -FAR, FAR)) + 1
+    last = ceil(clip((high - offset) / stride, -FAR, FAR)) - 1
+    if first > last:
+        first = last = (first + last) >> 1
+    first, last = min(max(first, 0), size - 1), min(max(last, 0), size - 1)
+    return first, last - first + 1
+
+
+@routine(int64)
+def half_away(pixel, scale, offset, largest):
+    """Scale a coordinate and round it half away from zero, as Girshick does: every step in float32."""
+    pixel = clip(single(pixel), -largest, largest)
+    pixel = clip(single(pixel - offset), -largest, largest)
+    cell = clip(single(pixel * scale), -FAR, FAR)
+    whole = int64(cell)
+    return whole + int64(2.0 * (cell - whole))
+
+
+@routine(UniTuple(int64, 2))
+def round_window(low, high, size, rule, stride, offset, largest):
+    """Round a window along an axis by a rule: where it begins, and its cells."""
+    if rule == SPPNET:
+        return round_sppnet(low, high, size, stride, offset)
+    if rule == FAST_RCNN:
+        first = half_away(low, stride, offset, largest)
+        return first, max(half_away(high, stride, offset, largest) - first + 1, 1)
+    first = int64(clip(low, 0.0, float64(size)))
+    return first, int64(clip(high, 0.0, float64(size))) - first
+
+
+@routine(int64)
+def is_whole(value):
+    """Tell whether a finite number is one, as all from 2**53 on are."""
+    return abs(value) >= 2.0**53 or float64(int64(value)) == value
+
+
+@compiled("int64(int64, int64, int64, int64, int64, int64, int64, int64, float64, float64, float64, int64, int64)")
+def round_windows(
+    windows, step, numbers, numbers_step, count, sides, sides_step, maps, stride, offset, largest, rule, out
+):
+    """Round windows x0, y0, x1, y1, float64, to cells.
+
+    Writes for each axis, y first, where windows begin, their cells, and those of the map; then each one's map; then the
+    most cells along y and along x. Returns 0, or one more than a window that is not as it should be, or `NOT_INSIDE` if
+    windows may be empty.
+    """
+    inside = 0 if rule == FAST_RCNN else 1
+    longest = out + 8 * 7 * count
+    store_i64(longest, 0, 0)
+    store_i64(longest, 1, 0)
+    for i in range(count):
+        window, number = windows + i * step, 0
+        if numbers:
+            value = load_f64(numbers + i * numbers_step, 0)
+            if not (0.0 <= value < maps and is_whole(value)):
+                return i + 1
+            number = int64(value)
+        for axis in range(2):
+            low, high = load_f64(window, 1 - axis), load_f64(window, 3 - axis)
+            if not (low - low == 0.0 and high - high == 0.0 and low <= high):
+                return i + 1
+            if rule == CELLS and not (is_whole(low) and is_whole(high)):
+                return i + 1
+            size = load_i64(sides + number * sides_step, axis)
+            start, extent = round_window(low, high, size, rule, stride, offset, largest)
+            inside = inside and extent > 0
+            store_i64(longest, axis, max(extent, load_i64(longest, axis)))
+            place = out + 8 * (3 * axis * count + i)
+            store_i64(place, 0, start)
+            store_i64(place, count, extent)
+            store_i64(place, 2 * count, size)
+        store_i64(out, 6 * count + i, number)
+    return 0 if inside else NOT_INSIDE
+
+
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def lay_edges(table, by_extent, windows, step, limited, count, width, edges, edges_step):
+    """Lay out edges along an axis: a row of the table for each extent, or window.
+
+    `windows` is where they begin, after `step` bytes their cells, then those of the map, which cut `limited` ones off.
+    """
+    for i in range(count):
+        window = windows + 8 * i
+        start, extent, limit = load_i64(window, 0), load_i64(window + step, 0), load_i64(window + 2 * step, 0)
+        row, place = table + 4 * width * (extent if by_extent else i), edges + edges_step * i
+        if limited:
+            for j in range(width):
+                store_i32(place, j, max(min(load_i32(row, j) + start, limit), 0))
+        else:
+            for j in range(width):
+                store_i32(place, j, load_i32(row, j) + start)
 
 
 @routine(UniTuple(int64, 2))
@@ -21,8 +129,8 @@ def power_of(edges, n):
     return power if least > 0 and most <= 2 << power else -1, cells
 
 
-@compiled("UniTuple(int64, 4)(int64, int64, int64, int64, int64, int64, int64, int64, int64[::1])")
-def survey(y_edges, y_step, y_place, rows, x_edges, x_step, x_place, columns, powers):
+@compiled("UniTuple(int64, 4)(int64, int64, int64, int64, int64, int64, int64, int64[::1])")
+def survey(y_edges, x_edges, step, y_place, rows, x_place, columns, powers):
     """Find the blocks that each window's bins are made of, -1: they differ too much in size.
 
     Returns the cells of all windows, those of the bins that are made of blocks, how many such bins, and how many
@@ -30,7 +138,7 @@ def survey(y_edges, y_step, y_place, rows, x_edges, x_step, x_place, columns, po
     """
     cells, covered, bins, tallest, widest = 0, 0, 0, 0, 0
     for i in range(len(powers)):
-        y, x = y_edges + i * y_step, x_edges + i * x_step
+        y, x = y_edges + i * step, x_edges + i * step
         cells += (load_i32(y, 1) - load_i32(y, 0)) * (load_i32(x, 1) - load_i32(x, 0))
         tall, height = power_of(y + 4 * y_place, rows)
         wide, width = power_of(x + 4 * x_place, columns)

@@ -387,6 +387,17 @@ def store_i64(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
+def store_i32(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+    """Store an integer in a table of int32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store(builder, builder.add(args[0], builder.mul(args[1], I64(4))), builder.trunc(args[2], I32))
+        return context.get_dummy_value()
+
+    return types.void(*3 * [types.int64]), codegen
+
+
+@intrinsic
 def store_f64(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     """Store a number in a table."""
 
@@ -429,6 +440,16 @@ def add_item(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def single(typingctx: Any, value: Any) -> Any:
+    """Round to float32: after one operation on such numbers it is what float32's own gives."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fpext(builder.fptrunc(args[0], F32), F64)
+
+    return types.float64(types.float64), codegen
 
 
 @intrinsic

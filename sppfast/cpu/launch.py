@@ -83,7 +83,7 @@ def _digest() -> int:
     return zlib.crc32(b"".join(path.read_bytes() for path in sources))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Launch:
     """What is known of a call before its addresses are."""
 
@@ -135,10 +135,10 @@ def run(launch: Launch, fields: array[int], workers: int | None) -> None:
 
 def fill_fields(values: dict[int, Any]) -> array[int]:
     """Lay out a descriptor."""
-    fields = array("q", bytes(8 * kernels.FIELDS))
+    fields = [0] * kernels.FIELDS
     for field, value in values.items():
-        fields[field] = int(value)
-    return fields
+        fields[field] = value
+    return array("q", fields)
 
 
 def map_fields(maps: Maps) -> dict[int, int]:
@@ -247,7 +247,8 @@ def choose_lanes(
     packed in few lanes.
     """
     few = is_narrow(maps)
-    if 2 * cells >= np.count_nonzero(np.bincount(index)) * maps.largest:
+    used = 1 if maps.count == 1 else np.count_nonzero(np.bincount(index))
+    if 2 * cells >= used * maps.largest:
         for narrow in range(few, 2):
             kernel = build(bool(narrow))
             if maps.largest * kernel.cell_bytes <= SHARED_BYTES:
@@ -266,7 +267,7 @@ def _kernel(maps: Maps, mode: str, narrow: bool) -> Kernel:
     return kernel_of(name, mode, int(narrow))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Division:
     """How work is divided."""
 

@@ -21,7 +21,7 @@ BLOCKS = 4  # of a bin
 STEP_CELLS = 1  # widening the tile by a step costs as much for each cell as reducing so many
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Order:
     """Windows by map.
 
@@ -45,7 +45,7 @@ def order_windows(index: NDArray[np.int64], count: int, powers: NDArray[np.int64
     order = np.arange(len(index))
     if powers is not None:
         order = _sorted(powers, -1, order, POWER**2)[0]
-    rows, starts = _sorted(index, 0, order, count)
+    rows, starts = _sorted(index, 0, order, count) if count > 1 else (order, np.array([0, len(index)]))
     return Order(rows, starts, None if powers is None else powers[rows])
 
 
@@ -58,7 +58,7 @@ def _sorted(
     return result, starts
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Survey:
     """What there is to do for all windows, in cells of one channel block.
 
@@ -90,8 +90,7 @@ def survey_windows(plan: Plan) -> Survey:
     """Count the work of windows."""
     base = plan.levels[0]
     powers = np.empty(len(plan.y_edges), dtype=np.int64)
-    (y, y_step), (x, x_step) = ((address_of(edges), edges.strides[0]) for edges in (plan.y_edges, plan.x_edges))
-    cells, covered, bins, steps = counting.survey(
-        y, y_step, base[Y_EDGES], base[ROWS], x, x_step, base[X_EDGES], base[COLUMNS], powers
-    )
+    edges = address_of(plan.y_edges), address_of(plan.x_edges), plan.y_edges.strides[0]
+    places = base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]
+    cells, covered, bins, steps = counting.survey(*edges, *places, powers)
     return Survey(cells, powers if plan.apart == 1 else None, covered, BLOCKS * bins, steps)

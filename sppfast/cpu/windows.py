@@ -1,0 +1,117 @@
+"""Windows of an image to windows of a map, and those to a plan: the rounding rules themselves are in `counting`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Maps, address_of
+from ..geometry import ConvGeometry
+from ..plan import Edges, Nests, Plan, bins_of, counts_of, make_plan, row_edges
+from ..pyramid import Pyramid
+from ..windows import ROUNDINGS, Rois, check_whole_cells, single_steps
+from . import counting
+
+SIDES = 1, 6  # where a map's height and width are in its row of the table of maps, and how long the row is
+RULES = {"sppnet": "adaptive", "fast_rcnn": "fast_rcnn", "cells": "adaptive"}  # of bins, by rounding
+LARGEST = float(np.finfo(np.float64).max)
+
+
+@dataclass(eq=False, slots=True)
+class Axis:
+    """R windows along one axis of their maps, in cells.
+
+    Attributes
+    ----------
+    cells : ndarray of int64, shape (3, R)
+        Where a window begins, its cells, and the cells of its map.
+    longest : int
+        No window has more cells.
+    rule : str
+        How the cells are divided into bins, see `bin_edges`.
+    inside : bool
+        Whether all windows are known to lie inside their maps; what lies outside is cut off, from the bins.
+    """
+
+    cells: NDArray[np.int64]
+    longest: int
+    rule: str
+    inside: bool
+
+    def part(self, part: slice) -> Axis:
+        """Some of the windows, or all."""
+        if part.start == 0 and part.stop >= self.cells.shape[1]:
+            return self
+        return Axis(self.cells[:, part], self.longest, self.rule, self.inside)
+
+
+def cut_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> tuple[Axis, Axis, NDArray[np.int64]]:
+    """Check windows and round them to cells: along y and x, with the map of each."""
+    field, fields = SIDES
+    sides = maps.address + 8 * field, 8 * fields if maps.ragged else 0
+    cells, longest, inside = _round(rois, sides, maps.count, geometry, ROUNDINGS.index(rounding))
+    rule = RULES[rounding]
+    y, x = Axis(cells[:3], longest[0], rule, inside), Axis(cells[3:6], longest[1], rule, inside)
+    return y, x, cells[6]
+
+
+def sppnet_cells(windows: NDArray[np.float64], height: int, width: int, geometry: ConvGeometry) -> NDArray[np.int64]:
+    """Windows x0, y0, x1, y1 in half-open cells of a map, by the paper's appendix A.1."""
+    sides = np.array([height, width], dtype=np.int64)
+    cells, *_ = _round(Rois(np.ascontiguousarray(windows), None), (address_of(sides), 0), 1, geometry, counting.SPPNET)
+    y, rows, _, x, columns = cells[:5]
+    return np.stack([x, y, x + columns, y + rows], axis=1)
+
+
+def _round(
+    rois: Rois, sides: tuple[int, int], maps: int, geometry: ConvGeometry, rule: int
+) -> tuple[NDArray[np.int64], list[int], bool]:
+    """Round windows: along y and x as in `Axis`, then the map of each; longest ones; whether all lie inside."""
+    count = len(rois.windows)
+    windows, numbers = _float64(rois.windows), None if rois.numbers is None else _float64(rois.numbers)
+    steps = single_steps(geometry) if rule == counting.FAST_RCNN else (geometry.stride, geometry.offset, LARGEST)
+    memory = np.empty(7 * count + 2, dtype=np.int64)
+    found = counting.round_windows(
+        *_place(windows), *_place(numbers), count, *sides, maps, *steps, rule, address_of(memory)
+    )
+    if found > 0:
+        rois.check(maps)
+        check_whole_cells(rois.windows)
+    return memory[:-2].reshape(7, count), memory[-2:].tolist(), found == 0
+
+
+def _float64(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Convert: what is beyond its range is at its end."""
+    if array.dtype == np.float64:
+        return array
+    if array.dtype.itemsize > 8:
+        array = np.where(np.isfinite(array), np.clip(array, -LARGEST, LARGEST), array)
+    return array.astype(np.float64, copy=False)
+
+
+def _place(array: NDArray[np.float64] | None) -> tuple[int, int]:
+    """Address, and bytes from one row to the next."""
+    return (0, 0) if array is None else (address_of(array), array.strides[0])
+
+
+def plan_windows(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
+    """Lay out the tables for windows along both axes; `unions` as in `plan_maps`."""
+    rows, columns = counts_of(pyramid.levels)
+    tall = row_edges(rows)
+    edges = np.empty((y.cells.shape[1], tall + row_edges(columns)), dtype=np.int32)
+    y_edges, x_edges = edges[:, :tall], edges[:, tall:]
+    y_nests, x_nests = _lay_edges(rows, y, y_edges), _lay_edges(columns, x, x_edges)
+    return make_plan(pyramid, (y_edges, y_nests), (x_edges, x_nests), unions, not y.inside)
+
+
+def _lay_edges(counts: tuple[int, ...], axis: Axis, edges: Edges) -> Nests:
+    """Lay out the edges of an axis, and tell which numbers of bins nest."""
+    (table, nests), by_extent = bins_of(counts, axis.rule, axis.cells[1], axis.longest)
+    windows, limited = (address_of(axis.cells), axis.cells.strides[0]), not axis.inside
+    counting.lay_edges(
+        address_of(table), by_extent, *windows, limited, *edges.shape, address_of(edges), edges.strides[0]
+    )
+    return nests
