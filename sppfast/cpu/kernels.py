@@ -110,6 +110,7 @@ AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
 STRIPS_BYTES = 2**19  # of a plane that is summed: part of a near cache
+LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
 POWER = 32  # the powers of two of a block of cells, in one number
 
 
@@ -119,7 +120,8 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
 
     Where the channels lie side by side it is a copy, also of what lies behind them, where that belongs to the row;
     where the columns do, blocks are transposed in registers, the last one of a run reaching back over the one before
-    it; anything else goes item by item.
+    it, while the next channels are fetched, whose short runs the processor does not foresee; anything else goes item by
+    item.
     """
     channel_step, row_step, column_step = load_i64(map_, 3), load_i64(map_, 4), load_i64(map_, 5)
     lanes, item, cell = lane_count(t), item_bytes(t), cell_bytes(t)
@@ -144,6 +146,8 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
                 last = min(valid - 1 - first, group - 1)
                 from_ = source + first * channel_step
                 for x in range(0, width, block):
+                    for row in range(x // block % LINE_PARTS, group, LINE_PARTS):
+                        prefetch_read(source + (lane + group + row) * channel_step + x * item)
                     x = min(x, width - block)
                     transpose_in(target + x * cell + lane * item, cell, from_ + x * item, channel_step, last, t)
         else:
