@@ -96,7 +96,7 @@ from .lanes import (
     GRAD_AT,  # gradients of the result
     GRAD_STEP,
     WHAT,  # is scattered, see `scatter`
-    GROUP,  # channels of a task
+    GROUP,  # channels of a task: channel blocks, or some of one
     LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     FIELDS,
@@ -159,11 +159,10 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
 
 
 @routine()
-def reduce_bins(desc, cells, step, across, raw, bins, y_edges, x_edges, map_width, held, y0, y1, x0, x1, t):
+def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, held, y0, y1, x0, x1, t):
     """Reduce the bins of a window over the cells [y0, y1) x [x0, x1), on top of what is held of them.
 
-    `cells` is where the map's first cell would lie in the tile, or where it lies in the map, if they are `raw`; `step`
-    is from row to row, `across` from column to column.
+    `cells` is where the map's first cell would lie; `step` is from row to row, `across` from column to column.
     Bound: one vector load and one vector operation per line of a cell, for each bin that it is in.
     """
     for i in range(load_i64(desc, LEVELS)):
@@ -184,15 +183,48 @@ def reduce_bins(desc, cells, step, across, raw, bins, y_edges, x_edges, map_widt
                     accumulator = begin(accumulator, top * map_width + left, t)
                 for y in range(top, bottom):
                     for x in range(left, right):
-                        cell, index = cells + y * step + x * across, y * map_width + x
-                        if raw:
-                            prefetch_read(cell + AHEAD_BYTES)
-                            prefetch_read(cell + AHEAD_BYTES + LINE_BYTES)
-                            accumulator = add_raw_cell(accumulator, cell, index, t)
-                        else:
-                            accumulator = add_cell(accumulator, cell, index, t)
+                        cell = cells + y * step + x * across
+                        accumulator = add_cell(accumulator, cell, y * map_width + x, t)
                 store_accumulator(bin_, accumulator, t)
                 bin_ += accumulator_bytes(t)
+
+
+@routine(modes=("max", "argmax"))
+def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, map_, address, channel, t):
+    """Reduce a window, some channel blocks at once, from a map whose channels lie side by side.
+
+    Row by row, so that memory is read in its order; the blocks of a cell share its page.
+    Bound: to read the map once for each level that is not joined from another.
+    """
+    map_width, step, across = load_i64(map_, 2), load_i64(map_, 4), load_i64(map_, 5)
+    cells = address + channel * item_bytes(t)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        if load_i64(level, FINER) >= 0:
+            continue
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+        first = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        for row in range(rows):
+            top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
+            for y in range(min(top, bottom - 1), bottom):
+                for column in range(columns):
+                    left = load_i32(x_places, column)
+                    right = load_i32(x_places, columns + column) if y >= top else left
+                    place = first + (row * columns + column) * accumulator_bytes(t)
+                    ahead = (right - left) * across  # the next bin's cells
+                    if blocks * (right - left) * cell_bytes(t) > 2 * AHEAD_BYTES:
+                        ahead = AHEAD_BYTES
+                    for block in range(blocks):
+                        bin_, from_ = place + block * bins_step, cells + y * step + block * cell_bytes(t)
+                        accumulator = load_accumulator(bin_, t) if y > top else start(t)
+                        if y == top and left < right:
+                            accumulator = begin(accumulator, top * map_width + left, t)
+                        for x in range(left, right):
+                            prefetch_read(from_ + x * across + ahead)
+                            prefetch_read(from_ + x * across + ahead + LINE_BYTES)
+                            accumulator = add_raw_cell(accumulator, from_ + x * across, y * map_width + x, t)
+                        store_accumulator(bin_, accumulator, t)
 
 
 @routine(types.int64)
@@ -315,7 +347,7 @@ def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, 
     """
     if power < 0:
         step, across = width * cell_bytes(t), cell_bytes(t)
-        reduce_bins(desc, tile, step, across, False, bins, y_edges, x_edges, width, False, 0, height, 0, width, t)
+        reduce_bins(desc, tile, step, across, bins, y_edges, x_edges, width, False, 0, height, 0, width, t)
         return state
     tall, wide = power // POWER, power % POWER
     while state < tall * POWER:
@@ -454,7 +486,7 @@ def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
     if is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges)):
         settle_bins(desc, bins, y_edges, x_edges, t)
     channels = load_i64(desc, CHANNELS)
-    valid = min(load_i64(desc, GROUP), channels - channel)
+    valid = min(load_i64(desc, GROUP), lane_count(t), channels - channel)
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
     index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
     stream = load_i64(desc, STREAM)
@@ -472,12 +504,12 @@ def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
 def reduce_parts(desc, tile, more, bins, y_edges, x_edges, map_, address, channel, t):
     """Reduce a window part by part, each as large as a tile in a near cache: every cell is packed once.
 
-    Not at all where the lanes lie side by side in the map. Sums take the same parts, and with them the same order,
-    where the tile holds the whole map.
+    Sums do without where the lanes lie side by side in the map; they take the same parts, and with them the same order,
+    there and where the tile holds the whole map.
     """
     y0, y1, x0, x1 = load_i32(y_edges, 0), load_i32(y_edges, 1), load_i32(x_edges, 0), load_i32(x_edges, 1)
     channels, map_width, shared = load_i64(desc, CHANNELS), load_i64(map_, 2), load_i64(desc, SHARED)
-    raw = not shared and load_i64(map_, 3) == item_bytes(t) and channel + lane_count(t) <= channels
+    raw = is_sum(t) and not shared and load_i64(map_, 3) == item_bytes(t) and channel + lane_count(t) <= channels
     capacity = SUM_CELLS if is_sum(t) else load_i64(desc, TILE_CELLS)
     wide = max(min(x1 - x0, capacity), 1)
     tall = capacity // wide
@@ -496,7 +528,7 @@ def reduce_parts(desc, tile, more, bins, y_edges, x_edges, map_, address, channe
             held = top > y0 or left > x0
             place = (held, top, bottom, left, right)
             if not sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, *place, t):
-                reduce_bins(desc, cells, step, across, raw, bins, y_edges, x_edges, map_width, *place, t)
+                reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, *place, t)
             left += wide
         top += tall
 
@@ -631,11 +663,23 @@ def goes_by_rows(desc, map_, y_edges, x_edges, t):
 
 
 @routine()
+def reduce_blocks_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, map_, address, channel, blocks, t):
+    """Reduce a window that shares no tile: some channel blocks."""
+    channels, raw = load_i64(desc, CHANNELS), 0
+    if not is_sum(t) and load_i64(map_, 3) == item_bytes(t):
+        raw = min(blocks, (channels - channel) // lane_count(t))
+        reduce_raw(desc, raw, bins, bins_step, y_edges, x_edges, map_, address, channel, t)
+    for i in range(raw, blocks):
+        first = channel + i * lane_count(t)
+        reduce_parts(desc, tile, more, bins + i * bins_step, y_edges, x_edges, map_, address, first, t)
+
+
+@routine()
 def run_task(desc, task, worker, t):
-    """Pool a chunk of the windows of one map, some channels: a channel block or, by rows, fewer."""
-    chunks, blocks = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
-    chunk, channel = task % chunks, task // chunks % blocks * load_i64(desc, GROUP)
-    number = task // chunks // blocks
+    """Pool a chunk of the windows of one map, some channels: channel blocks or, by rows, fewer."""
+    chunks, groups = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
+    chunk, channel = task % chunks, task // chunks % groups * load_i64(desc, GROUP)
+    number = task // chunks // groups
     map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
     height, width = load_i64(map_, 1), load_i64(map_, 2)
     address = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
@@ -645,11 +689,11 @@ def run_task(desc, task, worker, t):
         starts = load_i64(ordered, number)
         count = load_i64(ordered, number + 1) - starts
         first, last = starts + count * chunk // chunks, starts + count * (chunk + 1) // chunks
-    channels, capacity = load_i64(desc, CHANNELS), load_i64(desc, TILE_CELLS)
+    channels, lanes = load_i64(desc, CHANNELS), lane_count(t)
+    blocks = -(-min(load_i64(desc, GROUP), channels - channel) // lanes)
     tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
-    wide_tile = tile + capacity * cell_bytes(t)
-    bins = wide_tile + load_i64(desc, MORE_BYTES)
-    flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
+    more = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
+    bins, step = more + load_i64(desc, MORE_BYTES), load_i64(desc, BINS) * accumulator_bytes(t)
     shared = load_i64(desc, SHARED)
     if shared and first < last:
         pack(tile, map_, address, channel, channels, 0, height, 0, width, t)
@@ -658,16 +702,19 @@ def run_task(desc, task, worker, t):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
         y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
         x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
-        if load_i64(desc, STREAM):
-            prefetch_ends(desc, row, channel, t)
+        for block in range(blocks if load_i64(desc, STREAM) else 0):
+            prefetch_ends(desc, row, channel + block * lanes, t)
         if shared and not is_sum(t):
             power = load_i64(powers, i) if powers else -1
-            state = reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, width, power, t)
+            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, height, width, power, t)
         elif goes_by_rows(desc, map_, y_edges, x_edges, t):
             reduce_by_rows(desc, tile, bins, y_edges, x_edges, map_, address, channel, t)
         else:
-            reduce_parts(desc, tile, wide_tile, bins, y_edges, x_edges, map_, address, channel, t)
-        finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t)
+            place = (y_edges, x_edges, map_, address, channel)
+            reduce_blocks_apart(desc, tile, more, bins, step, *place, blocks, t)
+        for block in range(blocks):
+            flat, first_channel = bins + blocks * step, channel + block * lanes
+            finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, t)
 
 
 def build(dtype, mode, narrow, digest):

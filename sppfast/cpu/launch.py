@@ -37,6 +37,7 @@ MANY_CELLS = 2**62
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
 SHARED, BY_ROWS, IN_PARTS = range(3)  # ways to reduce a window
+RAW_BYTES = 2**10  # of a cell's channels that are read at once where they lie side by side
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 
@@ -287,6 +288,9 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: int, windows: int | Non
     all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
     if way == BY_ROWS and parallel and all_by_rows and _row_cell(maps, kernel) == maps.dtype.itemsize:
         group = max(1, min(group, maps.count * maps.channels // (TASKS_PER_CORE * available_cores())))
+    if way == IN_PARTS and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
+        blocks = maps.count * -(-maps.channels // group) // (TASKS_PER_CORE * available_cores())
+        group *= max(1, min(blocks, RAW_BYTES // kernel.cell_bytes, -(-maps.channels // group)))
     blocks = -(-maps.channels // group)
     chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
     return Division(results, group, blocks, chunks, maps.count * blocks * chunks, parallel)
@@ -303,7 +307,8 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: i
     tile_bytes = tile * kernel.cell_bytes
     more = _patch_bytes(plan, kernel) if kernel.is_sum else tile_bytes if powers is not None else 0
     bins = plan.bins + SPILL
-    step = tile_bytes + more + bins * (kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
+    blocks = -(-work.group // kernel.lanes)
+    step = tile_bytes + more + bins * (blocks * kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
     step = -(-step // LINE_BYTES) * LINE_BYTES
     values = {
         **map_fields(maps),
