@@ -48,7 +48,7 @@ class Rois:
         """The map of each window."""
         if self.numbers is None:
             return np.zeros(len(self.windows), dtype=np.int64)
-        return self.numbers.astype(np.int64, copy=False)
+        return np.ascontiguousarray(self.numbers, dtype=np.int64)
 
 
 def parse_rois(rois: Any, batch_index: Any, maps: int) -> tuple[Windows, NDArray[np.int64]]:

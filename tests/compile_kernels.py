@@ -8,16 +8,18 @@ from sppfast.cores import available_cores
 from sppfast.cpu import kernels, scatter, taps
 from sppfast.cpu.launch import kernel_of
 
+NUMBERS, WAYS = sorted(set(DTYPES) - {"bool"}), (kernels.SHARED_WAY, kernels.ROWS_WAY, kernels.PARTS_WAY)
 HALVES, SINGLES = ("float16", "bfloat16"), ("float32", "float64")
 
 
-def compile_kernel(dtype, mode, narrow, build):
-    kernel_of(dtype, mode, narrow, build)  # what it returns cannot be sent to another process
+def compile_kernel(dtype, mode, narrow, build, way=""):
+    kernel_of(dtype, mode, narrow, build).address(way)
 
 
 if __name__ == "__main__":
     jobs = [
-        *itertools.product(sorted(set(DTYPES) - {"bool"}), ("max", "argmax", "avg"), (0, 1), [kernels.build]),
+        *itertools.product(NUMBERS, ("max", "argmax"), (0, 1), [kernels.build], WAYS),
+        *itertools.product(NUMBERS, ("avg",), (0, 1), [kernels.build], (kernels.ROWS_WAY, kernels.PARTS_WAY)),
         *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather]),
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate]),
         *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map]),

@@ -22,17 +22,17 @@ OPTIONS = {"error_model": "numpy"}
 _compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # functions, by the library that they are in
 
 
-def routine(returns: Any = types.void, modes: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+def routine(returns: Any = types.void, only: Callable[[Any], bool] = lambda t: True) -> Callable[[Any], Any]:
     """Make a function that compiled code may call, compiled as part of what calls it.
 
     `numba.njit` would give each its own wrappers and machine code besides, which nobody calls, in twice the time.
-    With `modes`, kernels of other reductions go without: there it does nothing, and returns 0.
+    Kernels whose token, the last argument, `only` refuses go without: there it does nothing, and returns 0.
     """
 
     def decorate(function: Any) -> Any:
         def resolve(*arguments: Any) -> Any:
             def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-                if modes and arguments[-1].mode not in modes:
+                if not only(arguments[-1]):
                     return context.get_constant_null(returns)
                 return context.call_internal(builder, _compile_into(context, function, sig), sig, args)
 
@@ -68,7 +68,7 @@ def _compile_into(context: Any, function: Any, sig: Any) -> Any:
 
 def compiled(signature: str) -> Callable[[Any], Any]:
     """Compile a function that Python calls, now, for one signature, without the GIL."""
-    return lambda function: _cached(numba.njit, signature, function, nogil=True)
+    return lambda function: _cached(numba.njit, signature, function, nogil=True, no_cfunc_wrapper=True)
 
 
 def c_function(signature: str, function: Any) -> Any:

@@ -7,17 +7,11 @@ from numba.types import UniTuple
 
 from .compile import compiled, routine
 from .kernels import POWER
-from .lanes import load_f64, load_i32, load_i64, single, store_i32, store_i64
+from .lanes import clip, load_f64, load_i32, load_i64, single, store_i32, store_i64
 
 SPPNET, FAST_RCNN, CELLS = range(3)
 FAR = 2.0**29  # cells: further out than maps reach, and safe in int32 sums
 NOT_INSIDE = -2
-
-
-@routine(float64)
-def clip(value, low, high):
-    """Limit a number."""
-    return min(max(value, low), high)
 
 
 @routine(UniTuple(int64, 2))
@@ -129,21 +123,21 @@ def power_of(edges, n):
     return power if least > 0 and most <= 2 << power else -1, cells
 
 
-@compiled("UniTuple(int64, 4)(int64, int64, int64, int64, int64, int64, int64, int64[::1])")
-def survey(y_edges, x_edges, step, y_place, rows, x_place, columns, powers):
+@compiled("UniTuple(int64, 4)(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def survey(y_edges, x_edges, step, y_place, rows, x_place, columns, count, powers):
     """Find the blocks that each window's bins are made of, -1: they differ too much in size.
 
     Returns the cells of all windows, those of the bins that are made of blocks, how many such bins, and how many
     sizes of blocks there are up to the largest.
     """
     cells, covered, bins, tallest, widest = 0, 0, 0, 0, 0
-    for i in range(len(powers)):
+    for i in range(count):
         y, x = y_edges + i * step, x_edges + i * step
         cells += (load_i32(y, 1) - load_i32(y, 0)) * (load_i32(x, 1) - load_i32(x, 0))
         tall, height = power_of(y + 4 * y_place, rows)
         wide, width = power_of(x + 4 * x_place, columns)
         fits = min(tall, wide) >= 0
-        powers[i] = tall * POWER + wide if fits else -1
+        store_i64(powers, i, tall * POWER + wide if fits else -1)
         if fits:
             covered += height * width
             bins += rows * columns
@@ -151,15 +145,22 @@ def survey(y_edges, x_edges, step, y_place, rows, x_place, columns, powers):
     return cells, covered, bins, (tallest + 1) * (widest + 1)
 
 
-@compiled("void(int64[::1], int64, int64[::1], int64[::1], int64[::1])")
-def sort(keys, low, order, starts, result):
-    """Sort an order stably by keys from `low` on; ``starts[i]`` is where those of ``low + i`` begin."""
-    starts[:] = 0
-    for key in keys:
-        starts[key - low + 1] += 1
-    for i in range(1, len(starts)):
-        starts[i] += starts[i - 1]
-    place = starts.copy()
-    for i in order:
-        result[place[keys[i] - low]] = i
-        place[keys[i] - low] += 1
+@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
+def sort(keys, low, high, order, count, starts, result):
+    """Sort an order of `count` stably by keys from `low` to below `high`.
+
+    ``starts[i]`` is where those of ``low + i`` begin; there is room for one more than ``high - low + 1``.
+    """
+    for i in range(high - low + 2):
+        store_i64(starts, i, 0)
+    for i in range(count):
+        key = load_i64(keys, i) - low + 2
+        store_i64(starts, key, load_i64(starts, key) + 1)
+    for i in range(2, high - low + 2):
+        store_i64(starts, i, load_i64(starts, i) + load_i64(starts, i - 1))
+    for i in range(count):
+        row = load_i64(order, i)
+        key = load_i64(keys, row) - low + 1
+        place = load_i64(starts, key)
+        store_i64(result, place, row)
+        store_i64(starts, key, place + 1)

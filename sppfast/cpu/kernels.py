@@ -101,6 +101,7 @@ from .lanes import (
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     FIELDS,
 ) = range(42)
+SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
@@ -158,6 +159,12 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
                 copy_cell(target + x * cell, target + x * cell, t)
 
 
+@routine(only=lambda t: t.way == SHARED_WAY or (t.way == PARTS_WAY and t.mode == "avg"))
+def pack_whole(desc, tile, map_, address, channel, t):
+    """Copy a channel block of a whole map into the tile."""
+    pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, load_i64(map_, 1), 0, load_i64(map_, 2), t)
+
+
 @routine()
 def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, held, y0, y1, x0, x1, t):
     """Reduce the bins of a window over the cells [y0, y1) x [x0, x1), on top of what is held of them.
@@ -189,7 +196,7 @@ def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, he
                 bin_ += accumulator_bytes(t)
 
 
-@routine(modes=("max", "argmax"))
+@routine(only=lambda t: t.way == PARTS_WAY and t.mode != "avg")
 def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, map_, address, channel, t):
     """Reduce a window, some channel blocks at once, from a map whose channels lie side by side.
 
@@ -258,7 +265,7 @@ def strip_of(strips, edges, i, low, high):
     return load_i64(strips, min(max(load_i32(edges, i), low), high) - low)
 
 
-@routine(types.boolean, modes=("avg",))
+@routine(types.boolean, only=lambda t: t.mode == "avg")
 def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, held, y0, y1, x0, x1, t):
     """Sum the bins of a window over a part of its cells from patches, cells in the same bins of all levels.
 
@@ -302,7 +309,7 @@ def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, held, y
     return True
 
 
-@routine(modes=("max",))
+@routine(only=lambda t: t.mode == "max")
 def widen(target, source, height, width, down, right, t):
     """Make every cell the larger of itself and the cell `down` and to the `right` of it; in place too."""
     size = cell_bytes(t)
@@ -315,7 +322,7 @@ def widen(target, source, height, width, down, right, t):
             store_accumulator(target + cell, accumulator, t)
 
 
-@routine(modes=("max",))
+@routine(only=lambda t: t.mode == "max")
 def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, t):
     """Reduce the bins of the finest level from four overlapping blocks of `tall` x `wide` cells each.
 
@@ -339,12 +346,13 @@ def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, t):
             bin_ += accumulator_bytes(t)
 
 
-@routine(types.int64, modes=("max", "argmax"))
-def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, height, width, power, t):
+@routine(types.int64, only=lambda t: t.way == SHARED_WAY)
+def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, power, t):
     """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
 
     `state` is how far it is: windows come in rising order of their powers.
     """
+    height, width = load_i64(map_, 1), load_i64(map_, 2)
     if power < 0:
         step, across = width * cell_bytes(t), cell_bytes(t)
         reduce_bins(desc, tile, step, across, bins, y_edges, x_edges, width, False, 0, height, 0, width, t)
@@ -575,7 +583,7 @@ def pool_columns(strip, bin_, x_places, columns, filled, x0, cell, lane, map_wid
         bin_ += accumulator_bytes(t)
 
 
-@routine(modes=("max", "argmax"))
+@routine(only=lambda t: t.mode != "avg")
 def find_maxima(desc, strip, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t):
     """Find the maxima of a plane, each row of bins by itself, for the levels that are not joined from others."""
     capacity, limit = map_width * cell + row_lanes(t), (map_width - x0) * cell
@@ -604,7 +612,7 @@ def add_strips(line, strips, step, first, last, width, t):
         store_strip(line, x, 0, columns, t)
 
 
-@routine(modes=("avg",))
+@routine(only=lambda t: t.mode == "avg")
 def sum_plane(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t):
     """Sum a plane: rows in the same bins to a strip, strips to a line for each row of bins, and those to the bins."""
     limit, width = (map_width - x0) * cell, (load_i32(x_edges, 1) - x0) * cell
@@ -630,7 +638,7 @@ def sum_plane(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, 
             bin_ += columns * accumulator_bytes(t)
 
 
-@routine()
+@routine(only=lambda t: t.way == ROWS_WAY)
 def reduce_by_rows(desc, scratch, bins, y_edges, x_edges, map_, address, channel, t):
     """Reduce a window by rows, channel by channel, or all channels where they lie side by side.
 
@@ -647,9 +655,14 @@ def reduce_by_rows(desc, scratch, bins, y_edges, x_edges, map_, address, channel
         find_maxima(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t)
 
 
-@routine(types.boolean)
+@routine(types.boolean, only=lambda t: t.way == ROWS_WAY)
 def goes_by_rows(desc, map_, y_edges, x_edges, t):
-    """Tell whether a window has cells enough for it, and its map rows that fill vectors and are not too long."""
+    """Tell whether a window has cells enough for it, and its map rows that fill vectors and are not too long.
+
+    The launcher has seen to that for maxima. Sums are told window by window: their order may not depend on others.
+    """
+    if not is_sum(t):
+        return True
     channel_step, column_step, item = load_i64(map_, 3), load_i64(map_, 5), item_bytes(t)
     channels, least = load_i64(desc, CHANNELS), load_i64(desc, ROW_CELLS)
     height = load_i32(y_edges, 1) - load_i32(y_edges, 0)
@@ -659,11 +672,11 @@ def goes_by_rows(desc, map_, y_edges, x_edges, t):
         return False
     row, strips = load_i64(map_, 2) * column_step // item, 2 * load_i64(desc, LINES) + 2
     size = strips * row * column_bytes(t) + 8 * height
-    return row >= row_lanes(t) and (not is_sum(t) or size <= STRIPS_BYTES)
+    return row >= row_lanes(t) and size <= STRIPS_BYTES
 
 
-@routine()
-def reduce_blocks_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, map_, address, channel, blocks, t):
+@routine(only=lambda t: t.way == PARTS_WAY or t.mode == "avg")
+def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, map_, address, channel, blocks, t):
     """Reduce a window that shares no tile: some channel blocks."""
     channels, raw = load_i64(desc, CHANNELS), 0
     if not is_sum(t) and load_i64(map_, 3) == item_bytes(t):
@@ -681,7 +694,6 @@ def run_task(desc, task, worker, t):
     chunk, channel = task % chunks, task // chunks % groups * load_i64(desc, GROUP)
     number = task // chunks // groups
     map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
-    height, width = load_i64(map_, 1), load_i64(map_, 2)
     address = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
     first, last = number, number + 1
     ordered, powers = load_i64(desc, STARTS_AT), load_i64(desc, POWERS_AT)
@@ -696,7 +708,7 @@ def run_task(desc, task, worker, t):
     bins, step = more + load_i64(desc, MORE_BYTES), load_i64(desc, BINS) * accumulator_bytes(t)
     shared = load_i64(desc, SHARED)
     if shared and first < last:
-        pack(tile, map_, address, channel, channels, 0, height, 0, width, t)
+        pack_whole(desc, tile, map_, address, channel, t)
     state = 0
     for i in range(first, last):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
@@ -706,24 +718,28 @@ def run_task(desc, task, worker, t):
             prefetch_ends(desc, row, channel + block * lanes, t)
         if shared and not is_sum(t):
             power = load_i64(powers, i) if powers else -1
-            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, height, width, power, t)
+            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, t)
         elif goes_by_rows(desc, map_, y_edges, x_edges, t):
             reduce_by_rows(desc, tile, bins, y_edges, x_edges, map_, address, channel, t)
         else:
             place = (y_edges, x_edges, map_, address, channel)
-            reduce_blocks_apart(desc, tile, more, bins, step, *place, blocks, t)
+            reduce_apart(desc, tile, more, bins, step, *place, blocks, t)
         for block in range(blocks):
             flat, first_channel = bins + blocks * step, channel + block * lanes
             finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, t)
 
 
-def build(dtype, mode, narrow, digest):
+def build(dtype, mode, narrow, way, digest):
     """Make the Python function of a kernel, for `numba.cfunc`: (descriptor, task, worker).
+
+    Each way to reduce a window is a kernel of its own, so that none is compiled that is not needed: from a tile that
+    its map's windows share, by rows, or part by part. Sums go part by part also from a shared tile, and where they
+    cannot go by rows.
 
     The digest of the sources is here because Numba's cache looks only at this file and at what is closed over.
     """
 
     def kernel(desc, task, worker):
-        run_task(desc, task, worker, reduction(dtype, mode, narrow, digest))
+        run_task(desc, task, worker, reduction(dtype, mode, narrow, way, digest))
 
     return kernel

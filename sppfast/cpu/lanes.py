@@ -80,15 +80,18 @@ class Reduction(types.Opaque):
         What is reduced; ``"peak"`` is the largest of weighted cells.
     narrow : bool
         Whether there are few channels: as few lanes as a transposed block has, instead of as many as are fast.
+    way : str
+        How bins are reduced, where a kernel has several ways, see `kernels.build`.
     """
 
-    def __init__(self, dtype: str, mode: str, narrow: bool) -> None:
+    def __init__(self, dtype: str, mode: str, narrow: bool, way: str = "") -> None:
         self.dtype = dtype
         self.mode = mode
+        self.way = way
         self.bits, self.kind, self.infinity = _DTYPES[dtype]
         self.wide = mode in ("avg", "peak")  # reduced as float64, from the dtype's own bits
         self.count = lanes_of(self.bits, mode, narrow)
-        super().__init__(name=f"Reduction({dtype}, {mode}, {self.count})")
+        super().__init__(name=f"Reduction({dtype}, {mode}, {self.count}, {way})")
 
     @property
     def out_bits(self) -> int:
@@ -297,14 +300,14 @@ def _single_to_float16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
 
 
 @intrinsic(prefer_literal=True)
-def reduction(typingctx: Any, dtype: Any, mode: Any, narrow: Any, digest: Any) -> Any:
+def reduction(typingctx: Any, dtype: Any, mode: Any, narrow: Any, way: Any, digest: Any) -> Any:
     """Make the token of literals."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return context.get_dummy_value()
 
-    token = Reduction(dtype.literal_value, mode.literal_value, bool(narrow.literal_value))
-    return token(dtype, mode, narrow, digest), codegen
+    token = Reduction(dtype.literal_value, mode.literal_value, bool(narrow.literal_value), way.literal_value)
+    return token(dtype, mode, narrow, way, digest), codegen
 
 
 def _size(name: str, measure: Any) -> Any:
@@ -450,6 +453,18 @@ def single(typingctx: Any, value: Any) -> Any:
         return builder.fpext(builder.fptrunc(args[0], F32), F64)
 
     return types.float64(types.float64), codegen
+
+
+@intrinsic
+def clip(typingctx: Any, value: Any, low: Any, high: Any) -> Any:
+    """Limit a number."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, low, high = args
+        value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
+        return builder.select(builder.fcmp_ordered(">", value, high), high, value)
+
+    return types.float64(*3 * [types.float64]), codegen
 
 
 @intrinsic

@@ -20,6 +20,7 @@ from ..cores import available_cores
 from ..plan import Plan
 from . import kernels, threads
 from .compile import c_function
+from .kernels import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from .lanes import Reduction
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padd
 MANY_CELLS = 2**62
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
-SHARED, BY_ROWS, IN_PARTS = range(3)  # ways to reduce a window
 RAW_BYTES = 2**10  # of a cell's channels that are read at once where they lie side by side
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
@@ -44,11 +44,14 @@ KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 _local = threading.local()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kernel:
-    """A compiled kernel and the sizes that it works with."""
+    """A kernel, compiled when its address is asked for, and the sizes that it works with."""
 
-    address: int
+    dtype: str
+    mode: str
+    narrow: int
+    build: Callable[..., Any]
     lanes: int
     cell_bytes: int
     bin_bytes: int  # of an accumulator
@@ -56,16 +59,22 @@ class Kernel:
     has_index: bool
     column_bytes: int  # of a strip
     result_bytes: int  # of a bin of the result, all lanes
-    function: Any
+
+    def address(self, way: str = "") -> int:
+        """Compile it, or load it from the cache on disk; `way` is one of its ways, if it has several."""
+        address: int = compiled_kernel(self.dtype, self.mode, self.narrow, self.build, way).address
+        return address
 
 
 @cache
 def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] = kernels.build) -> Kernel:
-    """Compile a kernel, or load it from the cache on disk."""
+    """Describe a kernel."""
     t = Reduction(dtype, mode, bool(narrow))
-    function = c_function("void(int64, int64, int64)", build(dtype, mode, narrow, _digest()))
     return Kernel(
-        address=function.address,
+        dtype,
+        mode,
+        narrow,
+        build,
         lanes=t.count,
         cell_bytes=t.count * t.bits // 8,
         bin_bytes=t.accumulator_bytes,
@@ -73,8 +82,13 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         has_index=t.mode == "argmax",
         column_bytes=t.column_bytes,
         result_bytes=t.count * max(t.out_bits // 8, 4),
-        function=function,
     )
+
+
+@cache
+def compiled_kernel(dtype: str, mode: str, narrow: int, build: Callable[..., Any], way: str) -> Any:
+    """Compile a kernel, or load it from the cache on disk."""
+    return c_function("void(int64, int64, int64)", build(dtype, mode, narrow, way, _digest()))
 
 
 @cache
@@ -88,7 +102,7 @@ def _digest() -> int:
 class Launch:
     """What is known of a call before its addresses are."""
 
-    kernel: Kernel
+    kernel: int  # its address
     fields: array[int]
     tasks: int
     parallel: bool  # whether there is work enough for more than one thread
@@ -130,7 +144,7 @@ def run(launch: Launch, fields: array[int], workers: int | None) -> None:
     """Do the tasks of a call, with scratch memory for each worker."""
     workers = _count_workers(workers, launch) if launch.parallel else 1
     scratch, fields[kernels.SCRATCH_AT] = _take_scratch(launch.scratch_bytes * workers)
-    threads.crew.run(launch.kernel.address, fields.buffer_info()[0], launch.tasks, workers)
+    threads.crew.run(launch.kernel, fields.buffer_info()[0], launch.tasks, workers)
     _give_scratch(scratch, fields[kernels.SCRATCH_AT])
 
 
@@ -198,9 +212,9 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
     kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
     if shared:
-        way = SHARED
+        way = SHARED_WAY
     elif mode == "avg":  # by rows they would be summed in another order, too
-        way = IN_PARTS
+        way = PARTS_WAY
     else:
         way = _choose_way(maps, plan, kernel, survey.cells // len(index))
     work = _divide(maps, plan, kernel, way, len(index))
@@ -208,7 +222,7 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
 
 
-def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> int:
+def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> str:
     """Choose how windows of so many cells are reduced that do not share a tile.
 
     By rows where the columns of a channel, or of all, lie side by side, a row fills a vector, and each bin has cells
@@ -216,10 +230,10 @@ def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> int:
     """
     enough = cells >= _row_cells(plan, kernel)
     if kernel.is_sum:  # in another order by rows: for each map by itself, the kernel sees to the rest
-        return BY_ROWS if enough else IN_PARTS
+        return ROWS_WAY if enough else PARTS_WAY
     cell = _row_cell(maps, kernel)
     once = plan.apart == 1 or maps.largest * cell <= PLANE_BYTES
-    return BY_ROWS if cell and maps.widths.min() * cell >= LINE_BYTES and enough and once else IN_PARTS
+    return ROWS_WAY if cell and maps.widths.min() * cell >= LINE_BYTES and enough and once else PARTS_WAY
 
 
 def _row_cells(plan: Plan, kernel: Kernel) -> int:
@@ -280,15 +294,15 @@ class Division:
     parallel: bool
 
 
-def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: int, windows: int | None) -> Division:
+def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str, windows: int | None) -> Division:
     """Divide the work into tasks; without windows, each map is one."""
     results = maps.channels * plan.bins * (maps.count if windows is None else windows)
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
     group = kernel.lanes
     all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
-    if way == BY_ROWS and parallel and all_by_rows and _row_cell(maps, kernel) == maps.dtype.itemsize:
+    if way == ROWS_WAY and parallel and all_by_rows and _row_cell(maps, kernel) == maps.dtype.itemsize:
         group = max(1, min(group, maps.count * maps.channels // (TASKS_PER_CORE * available_cores())))
-    if way == IN_PARTS and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
+    if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
         blocks = maps.count * -(-maps.channels // group) // (TASKS_PER_CORE * available_cores())
         group *= max(1, min(blocks, RAW_BYTES // kernel.cell_bytes, -(-maps.channels // group)))
     blocks = -(-maps.channels // group)
@@ -296,12 +310,12 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: int, windows: int | Non
     return Division(results, group, blocks, chunks, maps.count * blocks * chunks, parallel)
 
 
-def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: int, work: Division) -> Launch:
+def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: str, work: Division) -> Launch:
     """Lay out the descriptor."""
     powers = None if order is None else order.powers
     part = kernels.SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
-    tile = maps.largest if way == SHARED else max(min(maps.largest, part), 1)
-    if way == BY_ROWS:
+    tile = maps.largest if way == SHARED_WAY else max(min(maps.largest, part), 1)
+    if way == ROWS_WAY:
         strip = -(-_strip_bytes(maps, plan, kernel) // kernel.cell_bytes)
         tile = max(strip, tile) if kernel.is_sum else strip
     tile_bytes = tile * kernel.cell_bytes
@@ -321,15 +335,16 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: i
         kernels.MAY_BE_EMPTY: plan.may_be_empty,
         kernels.STREAM: work.results * maps.dtype.itemsize >= STREAM_BYTES,
         kernels.POWERS_AT: 0 if powers is None else address_of(powers),
-        kernels.SHARED: way == SHARED,
-        kernels.ROW_CELLS: (_row_cells(plan, kernel) if kernel.is_sum else 1) if way == BY_ROWS else 0,
+        kernels.SHARED: way == SHARED_WAY,
+        kernels.ROW_CELLS: (_row_cells(plan, kernel) if kernel.is_sum else 1) if way == ROWS_WAY else 0,
         kernels.LINES: plan.lines,
         kernels.TILE_CELLS: tile,
         kernels.MORE_BYTES: more,
         kernels.BINS: bins,
         kernels.SCRATCH_STEP: step,
     }
-    return Launch(kernel, fill_fields(values), work.tasks, work.parallel, step, order)
+    address = kernel.address(PARTS_WAY if kernel.is_sum and way == SHARED_WAY else way)
+    return Launch(address, fill_fields(values), work.tasks, work.parallel, step, order)
 
 
 def _strip_bytes(maps: Maps, plan: Plan, kernel: Kernel) -> int:

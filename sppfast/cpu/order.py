@@ -53,9 +53,10 @@ def _sorted(
     keys: NDArray[np.int64], low: int, order: NDArray[np.int64], high: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sort by keys from `low` to below `high`, stably: the order, and where each key's begin."""
-    result, starts = np.empty_like(order), np.empty(high - low + 1, dtype=np.int64)
-    counting.sort(keys, low, order, starts, result)
-    return result, starts
+    result, starts = np.empty_like(order), np.empty(high - low + 2, dtype=np.int64)
+    places = address_of(order), len(order), address_of(starts), address_of(result)
+    counting.sort(address_of(keys), low, high, *places)
+    return result, starts[:-1]
 
 
 @dataclass(eq=False, slots=True)
@@ -92,5 +93,5 @@ def survey_windows(plan: Plan) -> Survey:
     powers = np.empty(len(plan.y_edges), dtype=np.int64)
     edges = address_of(plan.y_edges), address_of(plan.x_edges), plan.y_edges.strides[0]
     places = base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]
-    cells, covered, bins, steps = counting.survey(*edges, *places, powers)
+    cells, covered, bins, steps = counting.survey(*edges, *places, len(powers), address_of(powers))
     return Survey(cells, powers if plan.apart == 1 else None, covered, BLOCKS * bins, steps)

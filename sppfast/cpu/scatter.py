@@ -357,10 +357,10 @@ def run_task(desc, task, worker, t):
             spread_map(desc, planes, map_, row, channel, valid, scratch, t)
 
 
-def build(dtype, mode, narrow, digest):
+def build(dtype, mode, narrow, way, digest):
     """Make the Python function of the kernel, for `numba.cfunc`: (descriptor, task, worker)."""
 
     def kernel(desc, task, worker):
-        run_task(desc, task, worker, reduction(dtype, mode, narrow, digest))
+        run_task(desc, task, worker, reduction(dtype, mode, narrow, way, digest))
 
     return kernel

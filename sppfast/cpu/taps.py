@@ -479,37 +479,37 @@ def run_spread_map(desc, task, worker, t):
     write(out, flat, tile, area, valid, load_i64(desc, STREAM), False, t)
 
 
-def build_tabulate(dtype, mode, narrow, digest):
+def build_tabulate(dtype, mode, narrow, way, digest):
     """Make the Python function of the table's kernel, for `numba.cfunc`: (descriptor, task, worker)."""
 
     def kernel(desc, task, worker):
-        run_tabulate(desc, task, worker, reduction(dtype, mode, narrow, digest))
+        run_tabulate(desc, task, worker, reduction(dtype, mode, narrow, way, digest))
 
     return kernel
 
 
-def build_gather(dtype, mode, narrow, digest):
+def build_gather(dtype, mode, narrow, way, digest):
     """Make the Python function of RoI align's kernel, for `numba.cfunc`: (descriptor, task, worker)."""
 
     def kernel(desc, task, worker):
-        run_gather(desc, task, worker, reduction(dtype, mode, narrow, digest))
+        run_gather(desc, task, worker, reduction(dtype, mode, narrow, way, digest))
 
     return kernel
 
 
-def build_spread(dtype, mode, narrow, digest):
+def build_spread(dtype, mode, narrow, way, digest):
     """Make the Python function of the gradient of means, for `numba.cfunc`: (descriptor, task, worker)."""
 
     def kernel(desc, task, worker):
-        run_spread(desc, task, worker, reduction(dtype, mode, narrow, digest))
+        run_spread(desc, task, worker, reduction(dtype, mode, narrow, way, digest))
 
     return kernel
 
 
-def build_spread_map(dtype, mode, narrow, digest):
+def build_spread_map(dtype, mode, narrow, way, digest):
     """Make the Python function of the gradient of maps' means, for `numba.cfunc`: (descriptor, task, worker)."""
 
     def kernel(desc, task, worker):
-        run_spread_map(desc, task, worker, reduction(dtype, mode, narrow, digest))
+        run_spread_map(desc, task, worker, reduction(dtype, mode, narrow, way, digest))
 
     return kernel

@@ -69,7 +69,7 @@ class Table:
         own = {kernels.CHUNKS: chunks, kernels.WINDOWS: len(index), kernels.MAP_NUMBERS_AT: address_of(index)}
         precision = "float64" if maps.dtype.itemsize == 8 else "float32"
         launch = Launch(
-            kernel_of(precision, mode, 0, taps.build_tabulate),
+            kernel_of(precision, mode, 0, taps.build_tabulate).address(),
             fill_fields(self.fields | own),
             chunks,
             parallel=chunks > 1,
@@ -290,7 +290,7 @@ def _run(
         kernels.ROWS_AT: address_of(order.rows),
         kernels.SCRATCH_STEP: step,
     }
-    launch = Launch(kernel, fill_fields(values), tasks, parallel, step, order)
+    launch = Launch(kernel.address(), fill_fields(values), tasks, parallel, step, order)
     run(launch, launch.fields, workers)
 
 
