@@ -77,7 +77,7 @@ def c_function(signature: str, function: Any) -> Any:
 
 
 def _cached(decorator: Any, signature: str, function: Any, **options: Any) -> Any:
-    with _no_garbage_collection():
+    with global_compiler_lock, _no_garbage_collection():
         try:
             return decorator(signature, cache=True, **OPTIONS, **options)(function)
         except RuntimeError as error:  # Numba's word for a read-only home and package
