@@ -205,3 +205,19 @@ def test_windows_are_sorted_into_blocks_that_fit(rng):
     block = 2 ** (sorted_.powers[blocked] // order.POWER)
     assert (block <= extents[blocked].min(axis=1)).all()
     assert (2 * block >= extents[blocked].max(axis=1)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 31, 32, 33, 250, 256, 700])
+@pytest.mark.parametrize("size", [(13, 13), (40, 9), (1, 70)], ids=str)
+def test_channels_side_by_side_are_channels_apart(rng, channels, size):
+    """Their blocks are read together, as many as there are tasks to spare, and the last may be part of one."""
+    for count in (1, 3, 40):
+        x = rng.integers(-9, 9, (count, channels, *size)).astype(np.float32)
+        x.reshape(-1)[:: max(x.size // 5, 1)] = np.nan
+        beside = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        for levels in (5, (4, 2, 1), (3, (7, 2))):
+            apart = sppfast.pool(x, levels, return_indices=True)
+            together = sppfast.pool(beside, levels, layout="NHWC", return_indices=True)
+            for a, b in zip(apart, together, strict=True):
+                np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(sppfast.pool(beside, levels, layout="NHWC"), apart[0])

@@ -579,6 +579,38 @@ def test_windows_are_those_of_the_moment_they_are_checked(columns):
     assert not any(np.shares_memory(given, own) for given in (rois, batch_index) for own in (windows, index))
 
 
+@pytest.mark.parametrize("rounding", ["sppnet", "cells"])
+def test_windows_far_out_on_a_very_wide_map(rounding):
+    x = np.broadcast_to(np.float32(1), (1, 1, 2**30))
+    cells = np.array([[2**29 + 1000, 0, 2**29 + 1003, 1], [2**30 - 2, 0, 2**31, 1], [-(2**40), 0, 2, 1]])
+    rois = cells if rounding == "cells" else cells * [16, 16, 16, 16] + [-8, 0, -8, 15]
+    indices = sppfast.roi_pool(x, rois, 1, rounding=rounding, return_indices=True)[1]
+    assert indices.tolist() == [[2**29 + 1000], [2**30 - 2], [0]]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "float16", "float32", "longdouble", ">f8"])
+@pytest.mark.parametrize("columns", [4, 5])
+def test_dtypes_of_windows(dtype, columns, rng):
+    x = rng.standard_normal((2, 3, 9, 12), dtype=np.float32)
+    rois = np.hstack([rng.integers(0, 2, (20, 1)), rng.integers(0, 60, (20, 2)), rng.integers(60, 120, (20, 2))])
+    index = rois[:, 0]
+    given, numbers = (rois, None) if columns == 5 else (rois[:, 1:], index)
+    for rounding in ROUNDINGS:
+        options = {"rounding": rounding, "return_indices": True}
+        expected = sppfast.roi_pool(x, rois.astype(np.float64), 3, **options)
+        found = sppfast.roi_pool(x, given.astype(dtype), 3, batch_index=numbers, **options)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    aligned = sppfast.roi_align(x, given.astype(dtype), 3, batch_index=numbers)
+    np.testing.assert_array_equal(aligned, sppfast.roi_align(x, rois.astype(np.float64), 3))
+
+
+def test_windows_of_longdouble_beyond_float64():
+    rois = np.array([[np.longdouble("-1e4000"), 0, np.longdouble("1e4000"), 20]])
+    x = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    assert sppfast.roi_pool(x, rois, 1).tolist() == [[7]]
+
+
 # ---- workers
 
 

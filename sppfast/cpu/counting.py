@@ -10,15 +10,16 @@ from .kernels import POWER
 from .lanes import clip, load_f64, load_i32, load_i64, single, store_i32, store_i64
 
 SPPNET, FAST_RCNN, CELLS = range(3)
-FAR = 2.0**29  # cells: further out than maps reach, and safe in int32 sums
+FAR = 2.0**29  # cells: of Girshick's rounding, safe in int32 sums
+BEYOND = 2.0**40  # cells: further out than maps reach
 NOT_INSIDE = -2
 
 
 @routine(UniTuple(int64, 2))
 def round_sppnet(low, high, size, stride, offset):
     """Round a window along an axis by the paper's appendix A.1: where it begins, and its cells; in float64."""
-    first = floor(clip((low - offset) / stride, -FAR, FAR)) + 1
-    last = ceil(clip((high - offset) / stride, -FAR, FAR)) - 1
+    first = floor(clip((low - offset) / stride, -BEYOND, BEYOND)) + 1
+    last = ceil(clip((high - offset) / stride, -BEYOND, BEYOND)) - 1
     if first > last:
         first = last = (first + last) >> 1
     first, last = min(max(first, 0), size - 1), min(max(last, 0), size - 1)
