@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import memory
 from ..arrays import LINE_BYTES, Maps, address_of
 from ..cores import available_cores
 from ..plan import Plan
@@ -372,7 +373,7 @@ def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
     kept: tuple[NDArray[np.uint8], int] | None = _local.__dict__.pop("scratch", None)
     if kept is not None and kept[0].size >= size + LINE_BYTES:
         return kept
-    scratch = np.empty(size + LINE_BYTES, dtype=np.uint8)
+    scratch = memory.scratch(size + LINE_BYTES)
     return scratch, -(-address_of(scratch) // LINE_BYTES) * LINE_BYTES
 
 
