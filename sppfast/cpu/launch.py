@@ -185,8 +185,13 @@ def level_fields(levels: NDArray[np.int64]) -> dict[int, int]:
 
 def count_chunks(windows: int, tasks: int) -> int:
     """Count the parts that the windows of a map are divided into, where there are so many tasks already."""
-    wanted = -(-TASKS_PER_CORE * available_cores() // tasks)
+    wanted = -(-_enough_tasks() // tasks)
     return max(1, min(wanted, windows // CHUNK_WINDOWS))
+
+
+def _enough_tasks() -> int:
+    """Count the tasks that keep all cores at work."""
+    return max(TASKS_PER_CORE * available_cores(), 1)
 
 
 def _count_workers(workers: int | None, launch: Launch) -> int:
@@ -302,9 +307,9 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str, windows: int | Non
     group = kernel.lanes
     all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
     if way == ROWS_WAY and parallel and all_by_rows and _row_cell(maps, kernel) == maps.dtype.itemsize:
-        group = max(1, min(group, maps.count * maps.channels // (TASKS_PER_CORE * available_cores())))
+        group = max(1, min(group, maps.count * maps.channels // _enough_tasks()))
     if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
-        blocks = maps.count * -(-maps.channels // group) // (TASKS_PER_CORE * available_cores())
+        blocks = maps.count * -(-maps.channels // group) // _enough_tasks()
         group *= max(1, min(blocks, RAW_BYTES // kernel.cell_bytes, -(-maps.channels // group)))
     blocks = -(-maps.channels // group)
     chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1

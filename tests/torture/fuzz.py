@@ -21,13 +21,13 @@ from .report import Clock, Row, bar
 
 BLOCK = 500  # calls of one setting
 PATIENCE = 60  # seconds for a call
-# Settings under which small arrays take the ways of large ones: threads; maps in parts; results past the caches; blocks
-# of four cells; tables in parts, gradients in lines, in narrow lanes, of few windows at a time; edges without tables,
-# memory kept.
+# Settings under which small arrays take the ways of large ones: threads; maps in parts, channels in groups; results
+# past the caches; blocks of four cells; tables in parts, gradients in lines, in narrow lanes, of few windows at a time;
+# edges without tables, memory kept.
 SETTINGS = (
     {},
     {"SERIAL_ITEMS": 0, "CHUNK_WINDOWS": 1},
-    {"SHARED_BYTES": 0, "TILE_BYTES": 400},
+    {"SHARED_BYTES": 0, "TILE_BYTES": 400, "TASKS_PER_CORE": 0},
     {"STREAM_BYTES": 0},
     {"STEP_CELLS": 0, "ROW_CELLS": 10**9},
     {"ROW_CELLS": 1e-9, "SHARED_BYTES": 0},
