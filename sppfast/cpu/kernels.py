@@ -150,7 +150,8 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
                     for row in range(x // block % LINE_PARTS, group, LINE_PARTS):
                         prefetch_read(source + (lane + group + row) * channel_step + x * item)
                     x = min(x, width - block)
-                    transpose_in(target + x * cell + lane * item, cell, from_ + x * item, channel_step, last, t)
+                    place = target + x * cell + lane * (cell // lanes)
+                    transpose_in(place, cell, from_ + x * item, channel_step, last, t)
         else:
             for x in range(max(copied, 0), width):
                 for lane in range(valid):
@@ -517,7 +518,8 @@ def reduce_parts(desc, tile, more, bins, y_edges, x_edges, map_, address, channe
     """
     y0, y1, x0, x1 = load_i32(y_edges, 0), load_i32(y_edges, 1), load_i32(x_edges, 0), load_i32(x_edges, 1)
     channels, map_width, shared = load_i64(desc, CHANNELS), load_i64(map_, 2), load_i64(desc, SHARED)
-    raw = is_sum(t) and not shared and load_i64(map_, 3) == item_bytes(t) and channel + lane_count(t) <= channels
+    as_it_is = is_sum(t) and cell_bytes(t) == lane_count(t) * item_bytes(t)  # what a tile would hold
+    raw = as_it_is and not shared and load_i64(map_, 3) == item_bytes(t) and channel + lane_count(t) <= channels
     capacity = SUM_CELLS if is_sum(t) else load_i64(desc, TILE_CELLS)
     wide = max(min(x1 - x0, capacity), 1)
     tall = capacity // wide

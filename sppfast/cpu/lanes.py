@@ -102,7 +102,12 @@ class Reduction(types.Opaque):
 
     @property
     def cell(self) -> Lanes:
-        """A cell of the tile: keys, or the dtype's own bits."""
+        """A cell of the tile: keys or, of what is reduced as float64, the dtype's own bits, for halves float32's."""
+        return Lanes(32 if self.wide and self.kind == "float" and self.bits == 16 else self.bits, self.count)
+
+    @property
+    def raw(self) -> Lanes:
+        """A cell of the map."""
         return Lanes(self.bits, self.count)
 
     @property
@@ -215,7 +220,7 @@ def _decode(builder: ir.IRBuilder, key: ir.Value, t: Reduction) -> ir.Value:
 
 
 def _widen(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
-    """Turn the bits of any dtype into float64. Halves by integer arithmetic: not every machine converts them."""
+    """Turn the bits of any dtype, or of a cell, into float64."""
     double = ir.VectorType(F64, bits.type.count)
     if t.kind == "signed":
         return builder.sitofp(bits, double)
@@ -223,19 +228,28 @@ def _widen(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
         return builder.uitofp(bits, double)
     if t.bits == 64:
         return _as(builder, bits, F64)
-    if t.bits == 32:
-        return builder.fpext(_as(builder, bits, F32), double)
+    if bits.type.element == I16:
+        bits = _single_of_half(builder, bits, t)
+    return builder.fpext(_as(builder, bits, F32), double)
+
+
+def _single_of_half(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
+    """Turn the bits of halves into those of float32, by integer arithmetic: not every machine converts them."""
     wide = builder.zext(bits, ir.VectorType(I32, bits.type.count))
     if t.dtype == "bfloat16":
-        return builder.fpext(_as(builder, builder.shl(wide, _constant(wide.type, 16)), F32), double)
+        return builder.shl(wide, _constant(wide.type, 16))
     magnitude = builder.shl(builder.and_(wide, _constant(wide.type, 0x7FFF)), _constant(wide.type, 13))
     scaled = builder.fmul(_as(builder, magnitude, F32), _constant(ir.VectorType(F32, wide.type.count), 2.0**112))
     not_finite = builder.icmp_signed(">=", magnitude, _constant(wide.type, 0x7C00 << 13))
     special = builder.or_(magnitude, _constant(wide.type, 0x7F800000))
     finite = _as(builder, scaled, I32)
     sign = builder.shl(builder.and_(wide, _constant(wide.type, 0x8000)), _constant(wide.type, 16))
-    single = builder.or_(builder.select(not_finite, special, finite), sign)
-    return builder.fpext(_as(builder, single, F32), double)
+    return builder.or_(builder.select(not_finite, special, finite), sign)
+
+
+def _to_cell(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
+    """Turn the bits of the dtype into what a tile holds."""
+    return _encode(builder, bits, t) if t.cell.bits == t.bits else _single_of_half(builder, bits, t)
 
 
 def _narrow(builder: ir.IRBuilder, value: ir.Value, t: Reduction) -> ir.Value:
@@ -323,7 +337,7 @@ def _size(name: str, measure: Any) -> Any:
 
 lane_count = _size("lane_count", lambda t: t.count)
 item_bytes = _size("item_bytes", lambda t: t.bits // 8)
-cell_bytes = _size("cell_bytes", lambda t: t.count * t.bits // 8)
+cell_bytes = _size("cell_bytes", lambda t: t.count * t.cell.bits // 8)
 reduced_bytes = _size("reduced_bytes", lambda t: t.reduced_bytes)
 accumulator_bytes = _size("accumulator_bytes", lambda t: t.accumulator_bytes)
 out_item_bytes = _size("out_item_bytes", lambda t: t.out_bits // 8)
@@ -505,7 +519,7 @@ def copy_cell(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
     """Copy the channels of one cell into the tile, encoded. `target` and `source` may be the same."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        _store(builder, args[0], _encode(builder, _load(builder, args[1], t.cell.llvm), t))
+        _store(builder, args[0], _to_cell(builder, _load(builder, args[1], t.raw.llvm), t))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, t), codegen
@@ -657,7 +671,7 @@ def _load_cell(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> ir.Val
 
 
 add_cell = _add_cell("add_cell", _load_cell)  # of the tile
-add_raw_cell = _add_cell("add_raw_cell", lambda *args: _encode(args[0], _load_cell(*args), args[2]))  # of the map
+add_raw_cell = _add_cell("add_raw_cell", lambda b, at, t: _to_cell(b, _load(b, at, t.raw.llvm), t))  # of the map
 
 
 @intrinsic
@@ -958,7 +972,7 @@ def transpose_in(
         both = list(range(2 * count))
         rows = [_shuffle(builder, row(i), row(i + count), both) for i in range(count)]
         for i, vector in enumerate(_transpose(builder, rows)):
-            _store(builder, builder.add(target, builder.mul(I64(i), target_step)), _encode(builder, vector, t))
+            _store(builder, builder.add(target, builder.mul(I64(i), target_step)), _to_cell(builder, vector, t))
         return context.get_dummy_value()
 
     return types.void(*5 * [types.int64], t), codegen

@@ -77,7 +77,7 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         narrow,
         build,
         lanes=t.count,
-        cell_bytes=t.count * t.bits // 8,
+        cell_bytes=t.count * t.cell.bits // 8,
         bin_bytes=t.accumulator_bytes,
         is_sum=t.mode == "avg",
         has_index=t.mode == "argmax",
