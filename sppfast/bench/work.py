@@ -222,6 +222,7 @@ ROWS = (
     Row("RoI 6x6, 2000 windows", partial(roi_case, 2000, (6,))),
     Row("RoI levels 6,3,2,1, 2000 windows", partial(roi_case, 2000, (6, 3, 2, 1)), brief=True),
     Row("the same, 1 thread, map NHWC", partial(sse_case, 2000, (6, 3, 2, 1))),
+    Row("RoI 7x7, map 256x200x304", partial(roi_case, 2000, (7,), size=LARGE_MAP)),
     Row("RoI align 7x7, 2000 windows", partial(align_case, 2000, MAP, STRIDE), brief=True),
     Row("RoI align, map 256x200x304", partial(align_case, 2000, LARGE_MAP, 4)),
     _gradient_row((64, 256, 13, 13), (4, 2, 1), "max"),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
+WIDE_SHARED_BYTES = 2**22  # of one of wide lanes: two threads' would not stay in a cache that they have in common
 STREAM_BYTES = 2**22  # results from here on do not stay in a cache: write past it
 WORKERS_PER_CORE = 4  # at most
 TASKS_PER_CORE = 4  # so that the last ones end together
@@ -272,7 +273,8 @@ def choose_lanes(
     if 2 * cells >= used * maps.largest:
         for narrow in range(few, 2):
             kernel = build(bool(narrow))
-            if maps.largest * kernel.cell_bytes <= SHARED_BYTES:
+            most = SHARED_BYTES if narrow else min(WIDE_SHARED_BYTES, SHARED_BYTES)
+            if maps.largest * kernel.cell_bytes <= most:
                 return kernel, True
     return build(few), False
 
