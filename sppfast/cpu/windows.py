@@ -80,6 +80,7 @@ def _round(
     if found > 0:
         rois.check(maps)
         check_whole_cells(rois.windows)
+        raise ValueError(f"rois[{found - 1}]: {rois.windows[found - 1].tolist()} is not a window")
     return memory[:-2].reshape(7, count), memory[-2:].tolist(), found == 0
 
 
