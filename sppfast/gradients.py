@@ -150,8 +150,8 @@ def roi_pool_backward(
         return call_foreign(roi_pool_backward, **locals())
     pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, indices)
     threads = check_workers(workers)
-    y, x_cells, index = cut_windows(pyramid, rois, batch_index, maps, geometry, rounding)
-    plan = backend("windows").plan_windows(pyramid, y, x_cells, mode != "avg")
+    y_axis, x_axis, index = cut_windows(rois, batch_index, maps, geometry, rounding)
+    plan = backend("windows").plan_windows(pyramid, y_axis, x_axis, mode != "avg")
     rows = take_grad(grad, pyramid, maps, len(index), layout)
     if mode == "avg":
         targets = Targets(out, kept, maps, layout, [rows])

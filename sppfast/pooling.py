@@ -204,7 +204,7 @@ def roi_pool(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels)
     kept, maps = take_maps(x, layout)
-    rows, columns, index = cut_windows(pyramid, rois, batch_index, maps, geometry, rounding)
+    rows, columns, index = cut_windows(rois, batch_index, maps, geometry, rounding)
     results = _allocate(out, (len(index), pyramid.output_length(maps.channels)), maps, reduction)
     threads = check_workers(workers)
     targets = _targets(results, kept, maps) if out is not None else results
@@ -303,7 +303,7 @@ def roi_align(
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
-def cut_windows(pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str) -> Any:
+def cut_windows(rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str) -> Any:
     """Check what is asked of RoI pooling, and round the windows to cells: along y and x, with the map of each."""
     one_of("rounding", rounding, ROUNDINGS)
     taken = take_rois(rois, batch_index, maps.count)
