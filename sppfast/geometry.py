@@ -167,7 +167,6 @@ class ConvGeometry:
         windows = np.asarray(rois, dtype=np.float64)
         if windows.ndim != 2 or windows.shape[1] != 4:
             raise ValueError(f"rois: expected shape (R, 4), got {windows.shape}")
-        check_windows(windows, "rois")
         from .cpu.windows import sppnet_cells  # and with it Numba
 
         return sppnet_cells(windows, height, width, self)
