@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .memory import expect
 from .pyramid import Level, Pyramid, bin_edges
 
 LEVEL_FIELDS = 8
@@ -123,6 +124,7 @@ def bins_of(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64], long
     small = SMALL_TABLE // row_edges(counts)
     if longest < LOOKUP and longest < max(2 * len(extents), small):
         return _relative_table(counts, rule, 1 << longest.bit_length()), True
+    expect(len(extents), sum(counts))
     return _relative(counts, rule, extents), False
 
 
