@@ -48,16 +48,15 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 def scratch(size: int) -> NDArray[np.uint8]:
     """Allocate bytes to work in, from an eighth of a huge page on in huge pages, if the system has them.
 
-    A tile of small pages is more than the processor keeps addresses of: windows of it took a tenth longer.
+    A tile of small pages is more than the processor keeps addresses of: windows of it took up to 8% longer.
     """
-    if size >= HUGE_BYTES // 8 and hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):
-            block = mmap.mmap(-1, size + 2 * HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            block.madvise(mmap.MADV_HUGEPAGE)
-            memory = np.frombuffer(block, dtype=np.uint8)
-            begin = -address_of(memory) % HUGE_BYTES
-            return memory[begin : begin + size]
-    return np.empty(size, dtype=np.uint8)
+    large = size >= HUGE_BYTES // 8 and hasattr(mmap, "MADV_HUGEPAGE")
+    block = _map(size + HUGE_BYTES) if large else None
+    if block is None:
+        return np.empty(size, dtype=np.uint8)
+    memory = np.frombuffer(block, dtype=np.uint8)
+    begin = -address_of(memory) % HUGE_BYTES
+    return memory[begin : begin + size]
 
 
 def expect(windows: int, counts: int) -> None:
@@ -93,6 +92,11 @@ def _block(size: int) -> mmap.mmap | None:
         if size <= len(block) <= SLACK * size:
             return block
         _kept.append(block)
+    return _map(size)
+
+
+def _map(size: int) -> mmap.mmap | None:
+    """Map fresh memory, in huge pages if the system has them; None if it has none."""
     try:
         block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:

@@ -177,7 +177,7 @@ def _scaled(windows: Windows, geometry: ConvGeometry, dtype: type[np.floating[An
 
 @lru_cache(maxsize=256)
 def single_steps(geometry: ConvGeometry) -> list[float]:
-    """The same in float32, as Python's floats."""
+    """`steps_of` in float32, as Python's floats."""
     found: list[float] = steps_of(geometry, np.dtype(np.float32)).tolist()
     return found
 

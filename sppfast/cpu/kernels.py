@@ -83,7 +83,7 @@ from .lanes import (
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
     MORE_BYTES,  # between the tile and the bins: a widened tile, or patches
-    ROW_CELLS,  # of a window, from which on it is reduced by rows; 0: none is
+    ROW_CELLS,  # of a window, from which on it is summed by rows; 0: none is
     BINS,  # of all levels, and as many as transposed blocks may read past the last
     SCRATCH_AT,
     SCRATCH_STEP,

@@ -459,12 +459,16 @@ def add_item(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
     return types.void(types.int64, types.int64, t), codegen
 
 
+def _to_single(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    return builder.fpext(builder.fptrunc(value, F32), F64)
+
+
 @intrinsic
 def single(typingctx: Any, value: Any) -> Any:
     """Round to float32: after one operation on such numbers it is what float32's own gives."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fpext(builder.fptrunc(args[0], F32), F64)
+        return _to_single(builder, args[0])
 
     return types.float64(types.float64), codegen
 
@@ -486,7 +490,7 @@ def rounded(typingctx: Any, value: Any, t: Any) -> Any:
     """Round to the precision of coordinates: float32, but for maps of float64 theirs."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return args[0] if t.bits == 64 else builder.fpext(builder.fptrunc(args[0], F32), F64)
+        return args[0] if t.bits == 64 else _to_single(builder, args[0])
 
     return types.float64(types.float64, t), codegen
 

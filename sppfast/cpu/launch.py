@@ -344,7 +344,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
         kernels.STREAM: work.results * maps.dtype.itemsize >= STREAM_BYTES,
         kernels.POWERS_AT: 0 if powers is None else address_of(powers),
         kernels.SHARED: way == SHARED_WAY,
-        kernels.ROW_CELLS: (_row_cells(plan, kernel) if kernel.is_sum else 1) if way == ROWS_WAY else 0,
+        kernels.ROW_CELLS: _row_cells(plan, kernel) if way == ROWS_WAY else 0,
         kernels.LINES: plan.lines,
         kernels.TILE_CELLS: tile,
         kernels.MORE_BYTES: more,

@@ -12,11 +12,16 @@ from ..arrays import Maps, address_of
 from ..geometry import ConvGeometry
 from ..plan import Edges, Nests, Plan, bins_of, counts_of, make_plan, row_edges
 from ..pyramid import Pyramid
-from ..windows import ROUNDINGS, Rois, check_whole_cells, single_steps
+from ..windows import Rois, check_whole_cells, single_steps
 from . import counting
 
 SIDES = 1, 6  # where a map's height and width are in its row of the table of maps, and how long the row is
-RULES = {"sppnet": "adaptive", "fast_rcnn": "fast_rcnn", "cells": "adaptive"}  # of bins, by rounding
+# By rounding: its number, and the rule by which windows are then divided into bins.
+RULES = {
+    "sppnet": (counting.SPPNET, "adaptive"),
+    "fast_rcnn": (counting.FAST_RCNN, "fast_rcnn"),
+    "cells": (counting.CELLS, "adaptive"),
+}
 LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -52,8 +57,8 @@ def cut_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -
     """Check windows and round them to cells: along y and x, with the map of each."""
     field, fields = SIDES
     sides = maps.address + 8 * field, 8 * fields if maps.ragged else 0
-    cells, longest, inside = _round(rois, sides, maps.count, geometry, ROUNDINGS.index(rounding))
-    rule = RULES[rounding]
+    number, rule = RULES[rounding]
+    cells, longest, inside = _round(rois, sides, maps.count, geometry, number)
     y, x = Axis(cells[:3], longest[0], rule, inside), Axis(cells[3:6], longest[1], rule, inside)
     return y, x, cells[6]
 
