@@ -17,7 +17,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.types.misc import unliteral
 from numba.extending import intrinsic
 
-OPTIONS = {"error_model": "numpy"}
+# No rewrites: Numba looks in each function for array expressions, of which there are none here.
+OPTIONS = {"error_model": "numpy", "no_rewrites": True}
 
 _compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # functions, by the library that they are in
 
@@ -56,7 +57,8 @@ def _compile_into(context: Any, function: Any, sig: Any) -> Any:
     known = _compiled.setdefault(library, {})
     if (function, sig) not in known:
         flags = Flags()
-        flags.error_model = OPTIONS["error_model"]
+        for name, value in OPTIONS.items():
+            setattr(flags, name, value)
         flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
         found = compile_internal(
             context.typing_context, context, library, function, sig.args, sig.return_type, flags, {}
