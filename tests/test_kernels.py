@@ -57,15 +57,19 @@ def test_a_window_alone_is_the_window_among_many(rng, operator, shape):
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), (4, (2, 1))], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float64])
-def test_bins_of_four_blocks_are_the_bins_of_cells(rng, monkeypatch, maps, levels, rounding, dtype):
+def test_bins_of_blocks_are_the_bins_of_cells(rng, monkeypatch, maps, levels, rounding, dtype):
     maps = np.abs(maps).astype(dtype)
     rois, batch_index = windows(rng, 700, rounding), rng.integers(0, 2, 700)
 
-    def call(step_cells):
-        monkeypatch.setattr(order, "STEP_CELLS", step_cells)
+    def call(step_blocks):
+        monkeypatch.setattr(order, "STEP_BLOCKS", step_blocks)
         return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index)
 
-    np.testing.assert_array_equal(call(step_cells=0), call(step_cells=10**9))
+    by_cells = call(step_blocks=10**9)
+    for step_blocks in (0, 1, 3, 10, 30, 100):  # the narrower the blocks
+        np.testing.assert_array_equal(call(step_blocks), by_cells)
+    monkeypatch.setattr(launch, "WIDENED_BYTES", 0)
+    np.testing.assert_array_equal(call(step_blocks=0), by_cells)
 
 
 @pytest.fixture
@@ -189,23 +193,33 @@ def test_windows_by_rows_are_windows_of_cells(rng, monkeypatch, set_row_cells, m
 
 
 def test_windows_are_sorted_into_blocks_that_fit(rng):
-    """Every bin lies between one and two blocks along both axes, or its window is left to be reduced by cells."""
+    """Bins are one or two blocks tall, and as many wide as a limit makes it, or their window is reduced by cells."""
     from sppfast.cpu.windows import Axis, plan_windows
 
     cells = np.stack([rng.integers(0, 40, 900), rng.integers(1, 60, 900), np.full(900, 70)])
     axis = Axis(cells, 60, "adaptive", inside=False)
     plan = plan_windows(sppfast.Pyramid(7), axis, axis, unions=True)
-    index = np.zeros(900, dtype=np.int64)
-    sorted_ = order.order_windows(index, 1, order.survey_windows(plan).powers)
-    assert (np.diff(sorted_.powers) >= 0).all()
-    place = plan.levels[0, 3]
-    extents = plan.y_edges[sorted_.rows, place + 7 : place + 14] - plan.y_edges[sorted_.rows, place : place + 7]
-    blocked = sorted_.powers >= 0
-    assert blocked.any()
-    assert not blocked.all()
-    block = 2 ** (sorted_.powers[blocked] // order.POWER)
-    assert (block <= extents[blocked].min(axis=1)).all()
-    assert (2 * block >= extents[blocked].max(axis=1)).all()
+    index, place = np.zeros(900, dtype=np.int64), plan.levels[0, 3]
+    found = []
+    for packed_cells in range(50, 400_000, 50):  # the more they are, the fewer steps
+        powers = order.choose_powers(plan, packed_cells, across=True)
+        if powers is None:
+            break
+        sorted_ = order.order_windows(index, 1, powers)
+        assert (np.diff(sorted_.powers) >= 0).all()
+        extents = plan.y_edges[sorted_.rows, place + 7 : place + 14] - plan.y_edges[sorted_.rows, place : place + 7]
+        blocked = sorted_.powers >= 0
+        assert blocked.any()
+        assert not blocked.all()
+        tall, wide = 2 ** (sorted_.powers[blocked] // order.POWER), 2 ** (sorted_.powers[blocked] % order.POWER)
+        assert (tall <= extents[blocked].min(axis=1)).all()
+        assert (2 * tall >= extents[blocked].max(axis=1)).all()
+        np.testing.assert_array_equal(wide, np.minimum(tall, wide.max()))  # the axes are alike
+        found.append(wide.max())
+    assert powers is None
+    assert sorted(set(found), reverse=True) == [8, 4, 2, 1]
+    assert found == sorted(found, reverse=True)
+    assert order.choose_powers(plan, 100, across=False).max() % order.POWER == 0
 
 
 @pytest.mark.parametrize("channels", [1, 31, 32, 33, 250, 256, 700])

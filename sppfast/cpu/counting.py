@@ -111,39 +111,51 @@ def lay_edges(table, by_extent, windows, step, limited, count, width, edges, edg
                 store_i32(place, j, load_i32(row, j) + start)
 
 
-@routine(UniTuple(int64, 2))
-def power_of(edges, n):
-    """Power of two of the blocks that n bins along an axis are made of, or -1; and the cells of all bins."""
-    least, most, cells = load_i32(edges, n) - load_i32(edges, 0), 0, 0
+@routine(UniTuple(int64, 4))
+def survey_bins(edges, n):
+    """Survey n bins along an axis: cells of the shortest, the power of two in it, cells of the longest, and of all."""
+    least, most, cells, power = load_i32(edges, n) - load_i32(edges, 0), 0, 0, 0
     for i in range(n):
         extent = load_i32(edges, n + i) - load_i32(edges, i)
         least, most, cells = min(least, extent), max(most, extent), cells + extent
-    power = 0
     while 2 << power <= least:
         power += 1
-    return power if least > 0 and most <= 2 << power else -1, cells
+    return least, power, most, cells
 
 
-@compiled("UniTuple(int64, 4)(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def survey(y_edges, x_edges, step, y_place, rows, x_place, columns, count, powers):
-    """Find the blocks that each window's bins are made of, -1: they differ too much in size.
+@compiled("boolean(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def choose_blocks(
+    y_edges, x_edges, step, y_place, rows, x_place, columns, count, cell_cost, step_cost, limit, costs, powers
+):
+    """Choose the blocks that the bins of each window are made of, for the least work; tell whether of any.
 
-    Returns the cells of all windows, those of the bins that are made of blocks, how many such bins, and how many
-    sizes of blocks there are up to the largest.
+    Bins are two blocks tall, and as many wide as it takes, none wider than a power of two up to 2**limit. A cell costs
+    as much as `cell_cost` blocks, to widen all tiles by a step as much as `step_cost`. `costs` is room for ``POWER``
+    integers, all 0: how many more blocks there are if they are up to 2**b wide than if they are up to half of that.
     """
-    cells, covered, bins, tallest, widest = 0, 0, 0, 0, 0
+    tallest, widest, least = 0, 0, 0
     for i in range(count):
-        y, x = y_edges + i * step, x_edges + i * step
-        cells += (load_i32(y, 1) - load_i32(y, 0)) * (load_i32(x, 1) - load_i32(x, 0))
-        tall, height = power_of(y + 4 * y_place, rows)
-        wide, width = power_of(x + 4 * x_place, columns)
-        fits = min(tall, wide) >= 0
+        short, tall, most, height = survey_bins(y_edges + i * step + 4 * y_place, rows)
+        narrow, wide, broad, width = survey_bins(x_edges + i * step + 4 * x_place, columns)
+        fits = short > 0 and narrow > 0 and most <= 2 << tall
         store_i64(powers, i, tall * POWER + wide if fits else -1)
         if fits:
-            covered += height * width
-            bins += rows * columns
-            tallest, widest = max(tallest, tall), max(widest, wide)
-    return cells, covered, bins, (tallest + 1) * (widest + 1)
+            tallest, widest, least = max(tallest, tall), max(widest, wide), least + cell_cost * height * width
+            before = 0
+            for b in range(wide + 1):
+                blocks = 2 * rows * columns * max(-(-broad >> b), 2)
+                store_i64(costs, b, load_i64(costs, b) + blocks - before)
+                before = blocks
+    best, cost = -1, 0
+    for b in range(min(widest, limit) + 1):
+        cost += load_i64(costs, b)
+        if cost + (tallest + (tallest + 1) * b) * step_cost < least:
+            best, least = b, cost + (tallest + (tallest + 1) * b) * step_cost
+    for i in range(count):
+        power = load_i64(powers, i)
+        if power % POWER > best >= 0 and power >= 0:
+            store_i64(powers, i, power // POWER * POWER + best)
+    return best >= 0
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")

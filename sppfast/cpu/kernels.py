@@ -325,24 +325,30 @@ def widen(target, source, height, width, down, right, t):
 
 @routine(only=lambda t: t.mode == "max")
 def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, t):
-    """Reduce the bins of the finest level from four overlapping blocks of `tall` x `wide` cells each.
+    """Reduce the bins of the finest level from overlapping blocks of `tall` x `wide` cells: two down, or more across.
 
-    Bound: four vector loads and operations per line of a bin.
+    Bound: a vector load and operation per line of a block.
     """
     level = load_i64(desc, LEVELS_AT)
     rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
     y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
     bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+    down, across = tall * map_width * cell_bytes(t), wide * cell_bytes(t)
     for row in range(rows):
         top = tile + load_i32(y_places, row) * map_width * cell_bytes(t)
-        bottom = tile + (load_i32(y_places, rows + row) - tall) * map_width * cell_bytes(t)
+        bottom = tile + load_i32(y_places, rows + row) * map_width * cell_bytes(t) - down
         for column in range(columns):
             left = load_i32(x_places, column) * cell_bytes(t)
-            right = (load_i32(x_places, columns + column) - wide) * cell_bytes(t)
+            right = load_i32(x_places, columns + column) * cell_bytes(t) - across
             accumulator = add_cell(start(t), top + left, 0, t)
             accumulator = add_cell(accumulator, top + right, 0, t)
             accumulator = add_cell(accumulator, bottom + left, 0, t)
             accumulator = add_cell(accumulator, bottom + right, 0, t)
+            x = left + across
+            while x < right:
+                accumulator = add_cell(accumulator, top + x, 0, t)
+                accumulator = add_cell(accumulator, bottom + x, 0, t)
+                x += across
             store_accumulator(bin_, accumulator, t)
             bin_ += accumulator_bytes(t)
 

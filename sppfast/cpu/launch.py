@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
 WIDE_SHARED_BYTES = 2**22  # of one of wide lanes: two threads' would not stay in a cache that they have in common
+WIDENED_BYTES = 2**20  # of the largest that is widened across, in a second tile: to leave a near cache costs more
 STREAM_BYTES = 2**22  # results from here on do not stay in a cache: write past it
 WORKERS_PER_CORE = 4  # at most
 TASKS_PER_CORE = 4  # so that the last ones end together
@@ -211,10 +212,10 @@ def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
 def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
     if index is None:
         return _launch_maps.__wrapped__(maps, plan, mode)
-    from .order import order_windows, survey_windows  # compiled when it is imported: whole maps do without
+    from .order import choose_powers, order_windows  # compiled when it is imported: whole maps do without
 
-    survey = survey_windows(plan)
-    cells = survey.cells
+    cells = _count_cells(plan)
+    average = cells // len(index)
     if mode == "avg" and maps.widths.max() > kernels.SUM_CELLS:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
     kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
@@ -223,10 +224,23 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     elif mode == "avg":  # by rows they would be summed in another order, too
         way = PARTS_WAY
     else:
-        way = _choose_way(maps, plan, kernel, survey.cells // len(index))
+        way = _choose_way(maps, plan, kernel, average)
     work = _divide(maps, plan, kernel, way, len(index))
-    powers = survey.chosen_powers(maps.count * work.chunks * maps.largest) if shared and mode == "max" else None
+    powers = None
+    if shared and mode == "max":
+        powers = choose_powers(plan, maps.count * work.chunks * maps.largest, _has_room(maps, kernel))
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
+
+
+def _count_cells(plan: Plan) -> int:
+    """Count the cells of all windows."""
+    (top, bottom), (left, right) = (edges[:, :2].T.astype(np.int64) for edges in (plan.y_edges, plan.x_edges))
+    return int((bottom - top) @ (right - left))
+
+
+def _has_room(maps: Maps, kernel: Kernel) -> bool:
+    """Tell whether a near cache has room for a second tile, of blocks that are wider than cells."""
+    return maps.largest * kernel.cell_bytes <= WIDENED_BYTES
 
 
 def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> str:
@@ -327,7 +341,8 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
         strip = -(-_strip_bytes(maps, plan, kernel) // kernel.cell_bytes)
         tile = max(strip, tile) if kernel.is_sum else strip
     tile_bytes = tile * kernel.cell_bytes
-    more = _patch_bytes(plan, kernel) if kernel.is_sum else tile_bytes if powers is not None else 0
+    widened = tile_bytes if powers is not None and _has_room(maps, kernel) else 0
+    more = _patch_bytes(plan, kernel) if kernel.is_sum else widened
     bins = plan.bins + SPILL
     blocks = -(-work.group // kernel.lanes)
     step = tile_bytes + more + bins * (blocks * kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES

@@ -1,8 +1,9 @@
 """The order in which windows are pooled: by map, and where it pays by the size of their bins.
 
-The maximum of any h x w bin is the maximum of four overlapping blocks of 2^a x 2^b cells, with 2^a <= h <= 2^(a+1) and
-2^b <= w <= 2^(b+1). So windows are sorted by (a, b) and the tile is widened step by step: every cell then holds the
-maximum of its block, and a bin costs four cells, however large it is.
+The maximum of an h x w bin is the maximum of overlapping blocks of 2^a x 2^b cells that cover it: of four, if a and b
+are as large as they can be. So windows are sorted by (a, b) and the tile is widened step by step: every cell then holds
+the maximum of its block, and a bin costs a few cells, however large it is. But a step costs as much as thousands of
+blocks, and those across are needed again after each one down: so b is limited where few windows gain by another.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from ..plan import Plan
 from . import counting
 from .kernels import COLUMNS, POWER, ROWS, X_EDGES, Y_EDGES
 
-BLOCKS = 4  # of a bin
-STEP_CELLS = 1  # widening the tile by a step costs as much for each cell as reducing so many
+CELL_BLOCKS = 2  # a cell that is reduced by itself costs as much as so many blocks
+STEP_BLOCKS = 4  # to widen a cell of the tile by a step, as so many
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +33,7 @@ class Order:
     starts : ndarray of int64, shape (N + 1,)
         Where each map's begin.
     powers : ndarray of int64, shape (R,), or None
-        ``a * POWER + b`` of each window, -1 where its bins differ too much in size; none: reduce cell by cell.
+        ``a * POWER + b`` of each window, -1 where bins are empty; none: reduce cell by cell.
     """
 
     rows: NDArray[np.int64]
@@ -59,39 +60,15 @@ def _sorted(
     return result, starts[:-1]
 
 
-@dataclass(eq=False, slots=True)
-class Survey:
-    """What there is to do for all windows, in cells of one channel block.
-
-    Attributes
-    ----------
-    cells : int
-        Of all windows.
-    powers : ndarray of int64, shape (R,), or None
-        As in `Order`, if all levels but the finest are joined from finer ones.
-    by_cells, by_blocks : int
-        Work for the bins that may be made of blocks: cell by cell, or by blocks.
-    steps : int
-        By how many steps the tile is widened for the blocks.
-    """
-
-    cells: int
-    powers: NDArray[np.int64] | None
-    by_cells: int
-    by_blocks: int
-    steps: int
-
-    def chosen_powers(self, packed_cells: int) -> NDArray[np.int64] | None:
-        """Choose blocks where they are less work; `packed_cells` is how many cells are packed, and widened."""
-        by_blocks = self.by_blocks + STEP_CELLS * self.steps * packed_cells
-        return self.powers if by_blocks < self.by_cells else None
-
-
-def survey_windows(plan: Plan) -> Survey:
-    """Count the work of windows."""
-    base = plan.levels[0]
-    powers = np.empty(len(plan.y_edges), dtype=np.int64)
+def choose_powers(plan: Plan, packed_cells: int, across: bool) -> NDArray[np.int64] | None:
+    """Choose blocks, as in `Order`; `packed_cells` is how many cells are packed, and widened, down or `across`, too."""
+    if plan.apart > 1:  # levels that are not joined from the finest
+        return None
+    base, count = plan.levels[0], len(plan.y_edges)
+    powers, costs = np.empty(count, dtype=np.int64), np.zeros(POWER, dtype=np.int64)
     edges = address_of(plan.y_edges), address_of(plan.x_edges), plan.y_edges.strides[0]
     places = base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]
-    cells, covered, bins, steps = counting.survey(*edges, *places, len(powers), address_of(powers))
-    return Survey(cells, powers if plan.apart == 1 else None, covered, BLOCKS * bins, steps)
+    prices = CELL_BLOCKS, STEP_BLOCKS * packed_cells
+    limit = POWER - 1 if across else 0
+    chosen = counting.choose_blocks(*edges, *places, count, *prices, limit, address_of(costs), address_of(powers))
+    return powers if chosen else None
