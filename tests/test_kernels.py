@@ -192,6 +192,46 @@ def test_windows_by_rows_are_windows_of_cells(rng, monkeypatch, set_row_cells, m
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.fixture
+def set_band_cells(monkeypatch):
+    """Set how many cells a band of a map has at least."""
+
+    def set_(cells):
+        monkeypatch.setattr(launch, "BAND_CELLS", cells)
+        launch._launch_maps.cache_clear()
+
+    yield set_
+    launch._launch_maps.cache_clear()
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("shape", [(1, 1, 80, 90), (2, 3, 37, 50), (1, 40, 30, 21), (1, 70, 64, 5)], ids=str)
+@pytest.mark.parametrize("levels", [(4, 2, 1), (7, (5, 2), 3)], ids=str)
+def test_maps_in_bands_are_whole_maps(rng, set_band_cells, shape, levels, layout):
+    """Rows of a map are reduced apart and put together: the first of equals, empty bins and NaN as before."""
+    x = rng.integers(-9, 9, shape).astype(np.float32)
+    x.reshape(-1)[:: max(x.size // 3, 1)] = np.nan
+    maps = x if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(x, 1, -1))
+
+    def call(cells, maps=maps, **options):
+        set_band_cells(cells)
+        return sppfast.pool(maps, levels, layout=layout, **options)
+
+    for bins in ("adaptive", "caffe"):
+        for a, b in zip(
+            call(2**40, return_indices=True, bins=bins), call(13, return_indices=True, bins=bins), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(call(2**40, bins=bins), call(13, bins=bins))
+        np.testing.assert_allclose(call(2**40, bins=bins, mode="avg"), call(13, bins=bins, mode="avg"), rtol=1e-6)
+    alone = call(13, mode="avg")
+    np.testing.assert_array_equal(alone, call(13, mode="avg", workers=1))
+    small = maps[0, :, :3, :4] if layout == "NCHW" else maps[0, :3, :4]
+    np.testing.assert_array_equal(alone, call(13, mode="avg", maps=[*maps, small])[: len(maps)])
+    several = call(13, mode="avg", maps=np.concatenate([maps] * 40))
+    np.testing.assert_array_equal(alone, several[: len(maps)])
+
+
 def test_windows_are_sorted_into_blocks_that_fit(rng):
     """Bins are one or two blocks tall, and as many wide as a limit makes it, or their window is reduced by cells."""
     from sppfast.cpu.windows import Axis, plan_windows

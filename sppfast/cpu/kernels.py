@@ -99,8 +99,13 @@ from .lanes import (
     GROUP,  # channels of a task: channel blocks, or some of one
     LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
+    BANDS,  # of rows that a map is divided into, at most
+    BAND_CELLS,  # at least
+    BANDS_AT,  # bins of each map, task's channels and band; 0: maps are not divided
+    BANDS_STEP,  # from one band to the next
+    MERGE,  # whether bands are made whole now, not reduced
     FIELDS,
-) = range(42)
+) = range(47)
 SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
@@ -110,7 +115,7 @@ ROW_BLOCK = 4  # rows that are read at a time
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
-STRIPS_BYTES = 2**19  # of a plane that is summed: part of a near cache
+STRIPS_BYTES = 2**22  # of a plane that is summed, at most
 LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
 POWER = 32  # the powers of two of a block of cells, in one number
 
@@ -198,8 +203,8 @@ def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, he
 
 
 @routine(only=lambda t: t.way == PARTS_WAY and t.mode != "avg")
-def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, map_, address, channel, t):
-    """Reduce a window, some channel blocks at once, from a map whose channels lie side by side.
+def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, t):
+    """Reduce the rows [y0, y1) of a window, some channel blocks at once, from a map whose channels lie side by side.
 
     Row by row, so that memory is read in its order; the blocks of a cell share its page.
     Bound: to read the map once for each level that is not joined from another.
@@ -214,7 +219,7 @@ def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, map_, address, c
         y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
         first = bins + load_i64(level, FIRST) * accumulator_bytes(t)
         for row in range(rows):
-            top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
+            top, bottom = max(load_i32(y_places, row), y0), min(load_i32(y_places, rows + row), y1)
             for y in range(min(top, bottom - 1), bottom):
                 for column in range(columns):
                     left = load_i32(x_places, column)
@@ -516,13 +521,13 @@ def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
 
 
 @routine()
-def reduce_parts(desc, tile, more, bins, y_edges, x_edges, map_, address, channel, t):
-    """Reduce a window part by part, each as large as a tile in a near cache: every cell is packed once.
+def reduce_parts(desc, tile, more, bins, y_edges, x_edges, y0, y1, map_, address, channel, t):
+    """Reduce the rows [y0, y1) of a window part by part, each as large as a tile in a near cache: all is packed once.
 
     Sums do without where the lanes lie side by side in the map; they take the same parts, and with them the same order,
     there and where the tile holds the whole map.
     """
-    y0, y1, x0, x1 = load_i32(y_edges, 0), load_i32(y_edges, 1), load_i32(x_edges, 0), load_i32(x_edges, 1)
+    x0, x1 = load_i32(x_edges, 0), load_i32(x_edges, 1)
     channels, map_width, shared = load_i64(desc, CHANNELS), load_i64(map_, 2), load_i64(desc, SHARED)
     as_it_is = is_sum(t) and cell_bytes(t) == lane_count(t) * item_bytes(t)  # what a tile would hold
     raw = as_it_is and not shared and load_i64(map_, 3) == item_bytes(t) and channel + lane_count(t) <= channels
@@ -592,8 +597,8 @@ def pool_columns(strip, bin_, x_places, columns, filled, x0, cell, lane, map_wid
 
 
 @routine(only=lambda t: t.mode != "avg")
-def find_maxima(desc, strip, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t):
-    """Find the maxima of a plane, each row of bins by itself, for the levels that are not joined from others."""
+def find_maxima(desc, strip, bins, y_edges, x_edges, y0, y1, plane, row_step, x0, cell, lane, map_width, t):
+    """Find the maxima of rows of a plane, each row of bins by itself, for levels that are not joined from others."""
     capacity, limit = map_width * cell + row_lanes(t), (map_width - x0) * cell
     width = (load_i32(x_edges, 1) - x0) * cell
     for i in range(load_i64(desc, LEVELS)):
@@ -604,7 +609,7 @@ def find_maxima(desc, strip, bins, y_edges, x_edges, plane, row_step, x0, cell, 
         y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
         bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
         for row in range(rows):
-            top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
+            top, bottom = max(load_i32(y_places, row), y0), min(load_i32(y_places, rows + row), y1)
             reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t)
             pool_columns(strip, bin_, x_places, columns, top < bottom, x0, cell, lane, map_width, t)
             bin_ += columns * accumulator_bytes(t)
@@ -621,10 +626,9 @@ def add_strips(line, strips, step, first, last, width, t):
 
 
 @routine(only=lambda t: t.mode == "avg")
-def sum_plane(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t):
-    """Sum a plane: rows in the same bins to a strip, strips to a line for each row of bins, and those to the bins."""
+def sum_plane(desc, scratch, bins, y_edges, x_edges, y0, y1, plane, row_step, x0, cell, lane, map_width, t):
+    """Sum rows of a plane: those in the same bins to a strip, strips to a line for each row of bins, those to bins."""
     limit, width = (map_width - x0) * cell, (load_i32(x_edges, 1) - x0) * cell
-    y0, y1 = load_i32(y_edges, 0), load_i32(y_edges, 1)
     step = (map_width * cell + row_lanes(t)) * column_bytes(t)
     cuts, numbers = scratch, scratch + 16 * load_i64(desc, LINES) + 16
     line = numbers + 8 * (y1 - y0 + 1)
@@ -641,14 +645,15 @@ def sum_plane(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, 
         bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
         for row in range(rows):
             first, last = strip_of(numbers, y_places, row, y0, y1), strip_of(numbers, y_places, rows + row, y0, y1)
-            add_strips(line, strips, step, first, last, width, t)
-            pool_columns(line, bin_, x_places, columns, True, x0, cell, lane, map_width, t)
+            if first < last:
+                add_strips(line, strips, step, first, last, width, t)
+            pool_columns(line, bin_, x_places, columns, first < last, x0, cell, lane, map_width, t)
             bin_ += columns * accumulator_bytes(t)
 
 
 @routine(only=lambda t: t.way == ROWS_WAY)
-def reduce_by_rows(desc, scratch, bins, y_edges, x_edges, map_, address, channel, t):
-    """Reduce a window by rows, channel by channel, or all channels where they lie side by side.
+def reduce_by_rows(desc, scratch, bins, y_edges, x_edges, y0, y1, map_, address, channel, t):
+    """Reduce the rows [y0, y1) of a window by rows, channel by channel, or all channels where they lie side by side.
 
     Bound: to read a row once, for maxima once for each level that is not joined from another; nothing is transposed.
     """
@@ -659,8 +664,9 @@ def reduce_by_rows(desc, scratch, bins, y_edges, x_edges, map_, address, channel
     x0 = min(load_i32(x_edges, 0), map_width - -(-row_lanes(t) // cell))
     for lane in range(planes):
         plane = address + (channel + lane) * channel_step + x0 * column_step
-        sum_plane(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t)
-        find_maxima(desc, scratch, bins, y_edges, x_edges, plane, row_step, x0, cell, lane, map_width, t)
+        place = (plane, row_step, x0, cell, lane, map_width)
+        sum_plane(desc, scratch, bins, y_edges, x_edges, y0, y1, *place, t)
+        find_maxima(desc, scratch, bins, y_edges, x_edges, y0, y1, *place, t)
 
 
 @routine(types.boolean, only=lambda t: t.way == ROWS_WAY)
@@ -684,23 +690,39 @@ def goes_by_rows(desc, map_, y_edges, x_edges, t):
 
 
 @routine(only=lambda t: t.way == PARTS_WAY or t.mode == "avg")
-def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, map_, address, channel, blocks, t):
-    """Reduce a window that shares no tile: some channel blocks."""
+def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, blocks, t):
+    """Reduce the rows [y0, y1) of a window that shares no tile: some channel blocks."""
     channels, raw = load_i64(desc, CHANNELS), 0
     if not is_sum(t) and load_i64(map_, 3) == item_bytes(t):
         raw = min(blocks, (channels - channel) // lane_count(t))
-        reduce_raw(desc, raw, bins, bins_step, y_edges, x_edges, map_, address, channel, t)
+        reduce_raw(desc, raw, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, t)
     for i in range(raw, blocks):
         first = channel + i * lane_count(t)
-        reduce_parts(desc, tile, more, bins + i * bins_step, y_edges, x_edges, map_, address, first, t)
+        reduce_parts(desc, tile, more, bins + i * bins_step, y_edges, x_edges, y0, y1, map_, address, first, t)
+
+
+@routine(types.int64)
+def count_bands(desc, map_):
+    """Count the bands of rows that a map is divided into: by its cells, so that no other map decides a sum's order."""
+    return max(min(load_i64(map_, 1) * load_i64(map_, 2) // load_i64(desc, BAND_CELLS), load_i64(desc, BANDS)), 1)
+
+
+@routine(only=lambda t: t.way != SHARED_WAY)
+def merge_bands(desc, bins, partial, bands, count, t):
+    """Reduce the bins of bands to those of their map."""
+    for i in range(count):
+        accumulator = start(t)
+        for band in range(bands):
+            bin_ = partial + band * load_i64(desc, BANDS_STEP) + i * accumulator_bytes(t)
+            accumulator = add_bin(accumulator, bin_, t)
+        store_accumulator(bins + i * accumulator_bytes(t), accumulator, t)
 
 
 @routine()
 def run_task(desc, task, worker, t):
-    """Pool a chunk of the windows of one map, some channels: channel blocks or, by rows, fewer."""
+    """Pool a chunk of the windows of one map, or a band of it, some channels: channel blocks or, by rows, fewer."""
     chunks, groups = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
-    chunk, channel = task % chunks, task // chunks % groups * load_i64(desc, GROUP)
-    number = task // chunks // groups
+    chunk, group, number = task % chunks, task // chunks % groups, task // chunks // groups
     map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
     address = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
     first, last = number, number + 1
@@ -709,12 +731,19 @@ def run_task(desc, task, worker, t):
         starts = load_i64(ordered, number)
         count = load_i64(ordered, number + 1) - starts
         first, last = starts + count * chunk // chunks, starts + count * (chunk + 1) // chunks
-    channels, lanes = load_i64(desc, CHANNELS), lane_count(t)
+    channel, channels, lanes = group * load_i64(desc, GROUP), load_i64(desc, CHANNELS), lane_count(t)
     blocks = -(-min(load_i64(desc, GROUP), channels - channel) // lanes)
     tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     more = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
     bins, step = more + load_i64(desc, MORE_BYTES), load_i64(desc, BINS) * accumulator_bytes(t)
-    shared = load_i64(desc, SHARED)
+    flat, into = bins + blocks * step, bins
+    shared, merge = load_i64(desc, SHARED), load_i64(desc, MERGE)
+    bands, partial = 0, load_i64(desc, BANDS_AT)
+    if partial:
+        bands = count_bands(desc, map_)
+        partial += (number * groups + group) * load_i64(desc, BANDS) * load_i64(desc, BANDS_STEP)
+        into = bins if merge else partial + chunk * load_i64(desc, BANDS_STEP)
+        last = last if chunk < bands else first
     if shared and first < last:
         pack_whole(desc, tile, map_, address, channel, t)
     state = 0
@@ -722,18 +751,23 @@ def run_task(desc, task, worker, t):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
         y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
         x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
-        for block in range(blocks if load_i64(desc, STREAM) else 0):
+        y0, y1 = load_i32(y_edges, 0), load_i32(y_edges, 1)
+        if bands:
+            y0, y1 = y0 + (y1 - y0) * chunk // bands, y0 + (y1 - y0) * (chunk + 1) // bands
+        for block in range(blocks if load_i64(desc, STREAM) and into == bins else 0):
             prefetch_ends(desc, row, channel + block * lanes, t)
         if shared and not is_sum(t):
             power = load_i64(powers, i) if powers else -1
             state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, t)
+        elif merge:
+            merge_bands(desc, bins, partial, bands, blocks * load_i64(desc, BINS), t)
         elif goes_by_rows(desc, map_, y_edges, x_edges, t):
-            reduce_by_rows(desc, tile, bins, y_edges, x_edges, map_, address, channel, t)
+            reduce_by_rows(desc, tile, into, y_edges, x_edges, y0, y1, map_, address, channel, t)
         else:
-            place = (y_edges, x_edges, map_, address, channel)
-            reduce_apart(desc, tile, more, bins, step, *place, blocks, t)
-        for block in range(blocks):
-            flat, first_channel = bins + blocks * step, channel + block * lanes
+            place = (y_edges, x_edges, y0, y1, map_, address, channel)
+            reduce_apart(desc, tile, more, into, step, *place, blocks, t)
+        for block in range(blocks if into == bins else 0):
+            first_channel = channel + block * lanes
             finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, t)
 
 

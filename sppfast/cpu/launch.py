@@ -41,6 +41,9 @@ MANY_CELLS = 2**62
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
 RAW_BYTES = 2**10  # of a cell's channels that are read at once where they lie side by side
+BAND_CELLS = 2**15  # of a band of rows, at least, into which a whole map is divided where there are few tasks
+SUMMED_CELLS = 4  # times as many where they are summed: whatever the tasks, so that the order is always the same
+BAND_BINS = 2**8  # of a map that is divided, at most: those of all bands are kept till all are there
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 
@@ -111,6 +114,8 @@ class Launch:
     parallel: bool  # whether there is work enough for more than one thread
     scratch_bytes: int  # of one worker
     order: Order | None  # which the fields have addresses of
+    bands: int = 0  # that maps are divided into, made whole by as many fewer tasks
+    bands_bytes: int = 0  # of their bins
 
 
 def reduce_maps(
@@ -146,9 +151,15 @@ def reduce_maps(
 def run(launch: Launch, fields: array[int], workers: int | None) -> None:
     """Do the tasks of a call, with scratch memory for each worker."""
     workers = _count_workers(workers, launch) if launch.parallel else 1
-    scratch, fields[kernels.SCRATCH_AT] = _take_scratch(launch.scratch_bytes * workers)
+    size = launch.scratch_bytes * workers
+    scratch, address = _take_scratch(size + launch.bands_bytes)
+    fields[kernels.SCRATCH_AT] = address
+    fields[kernels.BANDS_AT] = address + size if launch.bands else 0
     threads.crew.run(launch.kernel, fields.buffer_info()[0], launch.tasks, workers)
-    _give_scratch(scratch, fields[kernels.SCRATCH_AT])
+    if launch.bands:
+        fields[kernels.MERGE] = fields[kernels.CHUNKS] = 1
+        threads.crew.run(launch.kernel, fields.buffer_info()[0], launch.tasks // launch.bands, workers)
+    _give_scratch(scratch, address)
 
 
 def fill_fields(values: dict[int, Any]) -> array[int]:
@@ -232,10 +243,15 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
 
 
+def _band_cells(kernel: Kernel) -> int:
+    """Count the cells that a band of a map has at least."""
+    return BAND_CELLS * (SUMMED_CELLS if kernel.is_sum else 1)
+
+
 def _count_cells(plan: Plan) -> int:
     """Count the cells of all windows."""
-    (top, bottom), (left, right) = (edges[:, :2].T.astype(np.int64) for edges in (plan.y_edges, plan.x_edges))
-    return int((bottom - top) @ (right - left))
+    height, width = (np.subtract(e[:, 1], e[:, 0], dtype=np.int64) for e in (plan.y_edges, plan.x_edges))
+    return int(height @ width)
 
 
 def _has_room(maps: Maps, kernel: Kernel) -> bool:
@@ -312,6 +328,7 @@ class Division:
     group: int  # channels of a task
     blocks: int  # of so many channels
     chunks: int  # of a map's windows
+    bands: int  # of a map's rows, where it is a window
     tasks: int
     parallel: bool
 
@@ -324,12 +341,15 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str, windows: int | Non
     all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
     if way == ROWS_WAY and parallel and all_by_rows and _row_cell(maps, kernel) == maps.dtype.itemsize:
         group = max(1, min(group, maps.count * maps.channels // _enough_tasks()))
+    most = maps.largest // _band_cells(kernel) if windows is None and plan.bins <= BAND_BINS else 0
     if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
-        blocks = maps.count * -(-maps.channels // group) // _enough_tasks()
+        blocks = maps.count * -(-maps.channels // group) * max(most, 1) // _enough_tasks()
         group *= max(1, min(blocks, RAW_BYTES // kernel.cell_bytes, -(-maps.channels // group)))
     blocks = -(-maps.channels // group)
     chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
-    return Division(results, group, blocks, chunks, maps.count * blocks * chunks, parallel)
+    wanted = -(-_enough_tasks() // (maps.count * blocks))
+    bands = max(most if kernel.is_sum else min(most, wanted), 1)  # how many decides in which order a sum is added up
+    return Division(results, group, blocks, chunks, bands, maps.count * blocks * chunks * bands, parallel)
 
 
 def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: str, work: Division) -> Launch:
@@ -352,7 +372,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
         **edge_fields(plan),
         kernels.GROUP: work.group,
         kernels.BLOCKS: work.blocks,
-        kernels.CHUNKS: work.chunks,
+        kernels.CHUNKS: work.chunks * work.bands,
         kernels.STARTS_AT: 0 if order is None else address_of(order.starts),
         kernels.ROWS_AT: 0 if order is None else address_of(order.rows),
         kernels.MAY_BE_EMPTY: plan.may_be_empty,
@@ -365,9 +385,15 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
         kernels.MORE_BYTES: more,
         kernels.BINS: bins,
         kernels.SCRATCH_STEP: step,
+        kernels.BANDS: work.bands,
+        kernels.BAND_CELLS: _band_cells(kernel),
+        kernels.BANDS_STEP: blocks * bins * kernel.bin_bytes,
     }
     address = kernel.address(PARTS_WAY if kernel.is_sum and way == SHARED_WAY else way)
-    return Launch(address, fill_fields(values), work.tasks, work.parallel, step, order)
+    launch = Launch(address, fill_fields(values), work.tasks, work.parallel, step, order)
+    if work.bands > 1:
+        launch.bands, launch.bands_bytes = work.bands, work.tasks * values[kernels.BANDS_STEP]
+    return launch
 
 
 def _strip_bytes(maps: Maps, plan: Plan, kernel: Kernel) -> int:

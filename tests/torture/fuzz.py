@@ -21,16 +21,17 @@ from .report import Clock, Row, bar
 
 BLOCK = 500  # calls of one setting
 PATIENCE = 60  # seconds for a call
-# Settings under which small arrays take the ways of large ones: threads; maps in parts, channels in groups; results
-# past the caches, blocks as wide as cells; blocks of any size; tables in parts, gradients in lines, in narrow lanes, of
-# few windows at a time; edges without tables, memory kept.
+# Settings under which small arrays take the ways of large ones: threads; maps in parts, channels in groups; maps in
+# bands; results past the caches, blocks as wide as cells; blocks of any size; rows; tables in parts, gradients in
+# lines, in narrow lanes, of few windows at a time; edges without tables, memory kept.
 SETTINGS = (
     {},
     {"SERIAL_ITEMS": 0, "CHUNK_WINDOWS": 1},
     {"SHARED_BYTES": 0, "TILE_BYTES": 400, "TASKS_PER_CORE": 0},
+    {"SERIAL_ITEMS": 0, "BAND_CELLS": 1},
     {"STREAM_BYTES": 0, "STEP_BLOCKS": 0, "WIDENED_BYTES": 0},
     {"STEP_BLOCKS": 0, "ROW_CELLS": 10**9},
-    {"ROW_CELLS": 1e-9, "SHARED_BYTES": 0},
+    {"ROW_CELLS": 1e-9, "SHARED_BYTES": 0, "BAND_CELLS": 10},
     {"TABLE_BYTES": 500, "TABLE_WINDOWS": 1, "LANES_BYTES": 0, "NEAR_BYTES": 64},
     {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1, "PART_BYTES": 0, "PARTS": 10**9},
     {"LOOKUP": 0, "ALIGNED_BYTES": 0, "REPEATED_BYTES": 1, "KEPT_BYTES": 1},
