@@ -68,8 +68,35 @@ def test_bins_of_blocks_are_the_bins_of_cells(rng, monkeypatch, maps, levels, ro
     by_cells = call(step_blocks=10**9)
     for step_blocks in (0, 1, 3, 10, 30, 100):  # the narrower the blocks
         np.testing.assert_array_equal(call(step_blocks), by_cells)
-    monkeypatch.setattr(launch, "WIDENED_BYTES", 0)
+    monkeypatch.setattr(launch, "SECOND_BYTES", 0)
     np.testing.assert_array_equal(call(step_blocks=0), by_cells)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("levels", [7, 1, ((2, 13),)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float64, np.float16])
+def test_bins_of_runs_are_the_bins_of_cells(rng, monkeypatch, dtype, levels, rounding):
+    """Sums of runs are added up in the order of the cells: the same bits."""
+    maps = (99 * np.abs(rng.standard_normal((2, 40, 50, 70)))).astype(dtype)
+    if maps.dtype.kind == "f":
+        maps.reshape(-1)[rng.integers(0, maps.size, 9)] = 3 * [np.nan, np.inf, -np.inf]
+    rois, batch_index = windows(rng, 700, rounding), rng.integers(0, 2, 700)
+    chosen = []
+
+    def call(run_cells):
+        monkeypatch.setattr(order, "RUN_CELLS", run_cells)
+        return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index, mode="avg")
+
+    def choose(plan, packed_cells, choose=order.choose_runs):
+        chosen.append(choose(plan, packed_cells))
+        return chosen[-1]
+
+    monkeypatch.setattr(order, "choose_runs", choose)
+    by_cells = call(run_cells=10**9)
+    assert chosen == [None]
+    for run_cells in (0, 1, 3, 10, 30):
+        np.testing.assert_array_equal(call(run_cells), by_cells)
+    assert any(runs is not None for runs in chosen[1:])
 
 
 @pytest.fixture

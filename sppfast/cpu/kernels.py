@@ -18,6 +18,7 @@ from .lanes import (
     add_run,
     add_strip,
     begin,
+    begin_row,
     cell_bytes,
     column_bytes,
     copy_byte,
@@ -25,6 +26,7 @@ from .lanes import (
     copy_item,
     copy_line,
     copy_part,
+    end_row,
     has_index,
     index_group,
     is_sum,
@@ -79,10 +81,10 @@ from .lanes import (
     INDEX_AT,
     INDEX_STEP,
     STREAM,  # whether the result is written past the caches
-    POWERS_AT,  # per window, ordered by map: the blocks that its bins are made of, see `order`; 0: none
+    POWERS_AT,  # per window, ordered by map: the blocks or runs that its bins are made of, see `order`; 0: none
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
-    MORE_BYTES,  # between the tile and the bins: a widened tile, or patches
+    MORE_BYTES,  # between the tile and the bins: a widened tile, runs, or patches
     ROW_CELLS,  # of a window, from which on it is summed by rows; 0: none is
     BINS,  # of all levels, and as many as transposed blocks may read past the last
     SCRATCH_AT,
@@ -195,9 +197,11 @@ def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, he
                 if top < bottom and left < right:
                     accumulator = begin(accumulator, top * map_width + left, t)
                 for y in range(top, bottom):
+                    line = begin_row(accumulator, t)
                     for x in range(left, right):
                         cell = cells + y * step + x * across
-                        accumulator = add_cell(accumulator, cell, y * map_width + x, t)
+                        line = add_cell(line, cell, y * map_width + x, t)
+                    accumulator = end_row(accumulator, line, t)
                 store_accumulator(bin_, accumulator, t)
                 bin_ += accumulator_bytes(t)
 
@@ -379,6 +383,45 @@ def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, po
         state += 1
     reduce_blocks(desc, wide_tile if wide else tile, bins, y_edges, x_edges, width, 1 << tall, 1 << wide, t)
     return state
+
+
+@routine(only=lambda t: t.mode == "avg")
+def lengthen(runs, tile, cells, width, length, t):
+    """Make each run of `length - 1` cells of a row, summed in the order of a bin's, longer by a cell."""
+    for i in range(cells):
+        if i % width + length <= width:
+            run = runs + i * accumulator_bytes(t)
+            accumulator = load_accumulator(run, t) if length > 1 else start(t)
+            store_accumulator(run, add_cell(accumulator, tile + (i + length - 1) * cell_bytes(t), 0, t), t)
+
+
+@routine(types.int64, only=lambda t: t.mode == "avg")
+def sum_runs(desc, tile, runs, length, longer, bins, y_edges, x_edges, map_, t):
+    """Sum the bins of a window of one level from runs of cells, made `longer` where they are not yet, and single cells.
+
+    Bound: a vector load and addition per line of a run, for each row of a bin. Returns how long the runs are.
+    """
+    height, width = load_i64(map_, 1), load_i64(map_, 2)
+    while length < longer:
+        length += 1
+        lengthen(runs, tile, height * width, width, length, t)
+    level = load_i64(desc, LEVELS_AT)
+    rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+    y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+    bin_ = bins
+    for row in range(rows):
+        top, bottom = load_i32(y_places, row) * width, load_i32(y_places, rows + row) * width
+        for column in range(columns):
+            left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
+            accumulator = start(t)
+            for line in range(top, bottom, width):
+                run = load_accumulator(runs + (line + left) * accumulator_bytes(t), t)
+                for x in range(left + length, right):
+                    run = add_cell(run, tile + (line + x) * cell_bytes(t), 0, t)
+                accumulator = end_row(accumulator, run, t)
+            store_accumulator(bin_, accumulator, t)
+            bin_ += accumulator_bytes(t)
+    return length
 
 
 @routine()
@@ -759,6 +802,9 @@ def run_task(desc, task, worker, t):
         if shared and not is_sum(t):
             power = load_i64(powers, i) if powers else -1
             state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, t)
+        elif powers and load_i64(powers, i):
+            length = load_i64(powers, i)
+            state = sum_runs(desc, tile, more, state, length, bins, y_edges, x_edges, map_, t)
         elif merge:
             merge_bands(desc, bins, partial, bands, blocks * load_i64(desc, BINS), t)
         elif goes_by_rows(desc, map_, y_edges, x_edges, t):

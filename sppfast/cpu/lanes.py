@@ -696,6 +696,26 @@ def add_bin(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
 
 
 @intrinsic
+def begin_row(typingctx: Any, accumulator: Any, t: Any) -> Any:
+    """Make the accumulator of a row of a bin's cells: a sum of its own, or that of the bin so far."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _constant(t.reduced.llvm, 0.0) if t.mode == "avg" else args[0]
+
+    return t.accumulator(t.accumulator, t), codegen
+
+
+@intrinsic
+def end_row(typingctx: Any, accumulator: Any, row: Any, t: Any) -> Any:
+    """Reduce a row of a bin's cells into the bin."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fadd(args[0], args[1]) if t.mode == "avg" else args[1]
+
+    return t.accumulator(t.accumulator, t.accumulator, t), codegen
+
+
+@intrinsic
 def start_at(typingctx: Any, value: Any, t: Any) -> Any:
     """Make the accumulator of one value for all lanes."""
 

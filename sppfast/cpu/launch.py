@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
 WIDE_SHARED_BYTES = 2**22  # of one of wide lanes: two threads' would not stay in a cache that they have in common
-WIDENED_BYTES = 2**20  # of the largest that is widened across, in a second tile: to leave a near cache costs more
+SECOND_BYTES = 2**20  # of the largest second tile, widened across or of runs: to leave a near cache costs more
 STREAM_BYTES = 2**22  # results from here on do not stay in a cache: write past it
 WORKERS_PER_CORE = 4  # at most
 TASKS_PER_CORE = 4  # so that the last ones end together
@@ -223,7 +223,7 @@ def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
 def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
     if index is None:
         return _launch_maps.__wrapped__(maps, plan, mode)
-    from .order import choose_powers, order_windows  # compiled when it is imported: whole maps do without
+    from .order import choose_powers, choose_runs, order_windows  # compiled when it is imported: whole maps do without
 
     cells = _count_cells(plan)
     average = cells // len(index)
@@ -240,6 +240,8 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     powers = None
     if shared and mode == "max":
         powers = choose_powers(plan, maps.count * work.chunks * maps.largest, _has_room(maps, kernel))
+    elif shared and mode == "avg" and maps.widths.max() <= kernels.SUM_CELLS and _has_room(maps, kernel):
+        powers = choose_runs(plan, maps.count * work.chunks * maps.largest)
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
 
 
@@ -255,8 +257,8 @@ def _count_cells(plan: Plan) -> int:
 
 
 def _has_room(maps: Maps, kernel: Kernel) -> bool:
-    """Tell whether a near cache has room for a second tile, of blocks that are wider than cells."""
-    return maps.largest * kernel.cell_bytes <= WIDENED_BYTES
+    """Tell whether a near cache has room for a second tile: of blocks that are wider than cells, or of sums of runs."""
+    return maps.largest * kernel.bin_bytes <= SECOND_BYTES
 
 
 def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> str:
@@ -361,8 +363,8 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
         strip = -(-_strip_bytes(maps, plan, kernel) // kernel.cell_bytes)
         tile = max(strip, tile) if kernel.is_sum else strip
     tile_bytes = tile * kernel.cell_bytes
-    widened = tile_bytes if powers is not None and _has_room(maps, kernel) else 0
-    more = _patch_bytes(plan, kernel) if kernel.is_sum else widened
+    second = tile * kernel.bin_bytes if powers is not None and _has_room(maps, kernel) else 0
+    more = second or (_patch_bytes(plan, kernel) if kernel.is_sum else 0)
     bins = plan.bins + SPILL
     blocks = -(-work.group // kernel.lanes)
     step = tile_bytes + more + bins * (blocks * kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES

@@ -20,6 +20,8 @@ from .kernels import COLUMNS, POWER, ROWS, X_EDGES, Y_EDGES
 
 CELL_BLOCKS = 2  # a cell that is reduced by itself costs as much as so many blocks
 STEP_BLOCKS = 4  # to widen a cell of the tile by a step, as so many
+RUN_CELLS = 3  # to make a run longer by a cell costs as much as adding so many
+MOST_POWER = POWER**2 - 1
 
 
 @dataclass(eq=False, slots=True)
@@ -33,7 +35,8 @@ class Order:
     starts : ndarray of int64, shape (N + 1,)
         Where each map's begin.
     powers : ndarray of int64, shape (R,), or None
-        ``a * POWER + b`` of each window, -1 where bins are empty; none: reduce cell by cell.
+        ``a * POWER + b`` of each window, -1 where bins are empty; of means the length of runs, or 0; none: reduce cell
+        by cell.
     """
 
     rows: NDArray[np.int64]
@@ -45,7 +48,7 @@ def order_windows(index: NDArray[np.int64], count: int, powers: NDArray[np.int64
     """Order windows by the map that each belongs to and then by their powers; otherwise they stay as they are."""
     order = np.arange(len(index))
     if powers is not None:
-        order = _sorted(powers, -1, order, POWER**2)[0]
+        order = _sorted(powers, -1, order, MOST_POWER + 1)[0]
     rows, starts = _sorted(index, 0, order, count) if count > 1 else (order, np.array([0, len(index)]))
     return Order(rows, starts, None if powers is None else powers[rows])
 
@@ -72,3 +75,21 @@ def choose_powers(plan: Plan, packed_cells: int, across: bool) -> NDArray[np.int
     limit = POWER - 1 if across else 0
     chosen = counting.choose_blocks(*edges, *places, count, *prices, limit, address_of(costs), address_of(powers))
     return powers if chosen else None
+
+
+def choose_runs(plan: Plan, packed_cells: int) -> NDArray[np.int64] | None:
+    """Choose how long the runs are that each window's bins are summed from, as in `Order`.
+
+    A run is the sum of neighbouring cells, in a tile of its own: no longer than the narrowest bin of a window, and
+    longer by a cell only where that saves more additions than it takes; `packed_cells` as in `choose_powers`.
+    """
+    if len(plan.levels) > 1:  # of more the patches are summed
+        return None
+    rows, columns, _, y, x = plan.levels[0, :5].tolist()
+    narrowest = (plan.x_edges[:, x + columns : x + 2 * columns] - plan.x_edges[:, x : x + columns]).min(axis=1)
+    heights = np.maximum(plan.y_edges[:, y + rows : y + 2 * rows] - plan.y_edges[:, y : y + rows], 0)
+    lengths = np.maximum(narrowest, 0).astype(np.int64)
+    saved = np.bincount(lengths, weights=columns * heights.sum(axis=1))  # by one more cell of the runs
+    worth = saved[::-1].cumsum()[::-1] >= RUN_CELLS * packed_cells  # falls with the length
+    longest = min(int(np.count_nonzero(worth)) - 1, MOST_POWER)
+    return np.minimum(lengths, longest) if longest > 1 else None
