@@ -224,7 +224,7 @@ def set_band_cells(monkeypatch):
     """Set how many cells a band of a map has at least."""
 
     def set_(cells):
-        monkeypatch.setattr(launch, "BAND_CELLS", cells)
+        monkeypatch.setattr(launch, "_band_cells", lambda *_: cells)
         launch._launch_maps.cache_clear()
 
     yield set_

@@ -41,9 +41,9 @@ MANY_CELLS = 2**62
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
 RAW_BYTES = 2**10  # of a cell's channels that are read at once where they lie side by side
-BAND_CELLS = 2**15  # of a band of rows, at least, into which a whole map is divided where there are few tasks
-SUMMED_CELLS = 4  # times as many where they are summed: whatever the tasks, so that the order is always the same
-BAND_BINS = 2**8  # of a map that is divided, at most: those of all bands are kept till all are there
+BAND_BYTES = 2**17  # of a channel in a band of rows, at least, into which a map is divided where there are few tasks
+SUMMED_BAND = 4  # times as many where they are summed: however many tasks, so that the order is always the same
+BAND_SHARE = 8  # of a band, at most, are its bins, which are kept till those of all bands are there
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 
@@ -245,9 +245,10 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
 
 
-def _band_cells(kernel: Kernel) -> int:
+def _band_cells(maps: Maps, plan: Plan, kernel: Kernel) -> int:
     """Count the cells that a band of a map has at least."""
-    return BAND_CELLS * (SUMMED_CELLS if kernel.is_sum else 1)
+    size = max(BAND_BYTES, BAND_SHARE * (plan.bins + SPILL) * kernel.bin_bytes)
+    return size * (SUMMED_BAND if kernel.is_sum else 1) // maps.dtype.itemsize
 
 
 def _count_cells(plan: Plan) -> int:
@@ -343,7 +344,7 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str, windows: int | Non
     all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
     if way == ROWS_WAY and parallel and all_by_rows and _row_cell(maps, kernel) == maps.dtype.itemsize:
         group = max(1, min(group, maps.count * maps.channels // _enough_tasks()))
-    most = maps.largest // _band_cells(kernel) if windows is None and plan.bins <= BAND_BINS else 0
+    most = maps.largest // _band_cells(maps, plan, kernel) if windows is None else 0
     if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
         blocks = maps.count * -(-maps.channels // group) * max(most, 1) // _enough_tasks()
         group *= max(1, min(blocks, RAW_BYTES // kernel.cell_bytes, -(-maps.channels // group)))
@@ -388,7 +389,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
         kernels.BINS: bins,
         kernels.SCRATCH_STEP: step,
         kernels.BANDS: work.bands,
-        kernels.BAND_CELLS: _band_cells(kernel),
+        kernels.BAND_CELLS: _band_cells(maps, plan, kernel),
         kernels.BANDS_STEP: blocks * bins * kernel.bin_bytes,
     }
     address = kernel.address(PARTS_WAY if kernel.is_sum and way == SHARED_WAY else way)
