@@ -103,7 +103,7 @@ from .lanes import (
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     BANDS,  # of rows that a map is divided into, at most
     BAND_CELLS,  # at least
-    BANDS_AT,  # bins of each map, task's channels and band; 0: maps are not divided
+    BANDS_AT,  # bins of each map, task's channels and band; 0: a task does all bands of its map
     BANDS_STEP,  # from one band to the next
     MERGE,  # whether bands are made whole now, not reduced
     FIELDS,
@@ -751,14 +751,30 @@ def count_bands(desc, map_):
 
 
 @routine(only=lambda t: t.way != SHARED_WAY)
-def merge_bands(desc, bins, partial, bands, count, t):
-    """Reduce the bins of bands to those of their map."""
+def merge_bands(bins, partial, step, bands, count, t):
+    """Reduce the bins of bands, `step` bytes from one band to the next, to those of their map."""
     for i in range(count):
-        accumulator = start(t)
-        for band in range(bands):
-            bin_ = partial + band * load_i64(desc, BANDS_STEP) + i * accumulator_bytes(t)
-            accumulator = add_bin(accumulator, bin_, t)
-        store_accumulator(bins + i * accumulator_bytes(t), accumulator, t)
+        bin_ = i * accumulator_bytes(t)
+        accumulator = load_accumulator(partial + bin_, t)
+        for band in range(1, bands):
+            accumulator = add_bin(accumulator, partial + band * step + bin_, t)
+        store_accumulator(bins + bin_, accumulator, t)
+
+
+@routine(only=lambda t: t.way != SHARED_WAY)
+def reduce_bands(desc, tile, more, bins, step, y_edges, x_edges, map_, address, channel, blocks, first, last, bands, t):
+    """Reduce some bands of a window, one after the other: behind its bins is room for those of another band."""
+    low, height = load_i32(y_edges, 0), load_i32(y_edges, 1) - load_i32(y_edges, 0)
+    for band in range(first, last):
+        into = bins if band == first else bins + blocks * step
+        y0, y1 = low + height * band // bands, low + height * (band + 1) // bands
+        place = (y_edges, x_edges, y0, y1, map_, address, channel)
+        if goes_by_rows(desc, map_, y_edges, x_edges, t):
+            reduce_by_rows(desc, tile, into, *place, t)
+        else:
+            reduce_apart(desc, tile, more, into, step, *place, blocks, t)
+        if band > first:
+            merge_bands(bins, bins, blocks * step, 2, blocks * load_i64(desc, BINS), t)
 
 
 @routine()
@@ -779,14 +795,15 @@ def run_task(desc, task, worker, t):
     tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     more = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
     bins, step = more + load_i64(desc, MORE_BYTES), load_i64(desc, BINS) * accumulator_bytes(t)
-    flat, into = bins + blocks * step, bins
+    flat, into = bins + blocks * step * min(load_i64(desc, BANDS), 2), bins
     shared, merge = load_i64(desc, SHARED), load_i64(desc, MERGE)
-    bands, partial = 0, load_i64(desc, BANDS_AT)
+    bands, partial, bands_step = count_bands(desc, map_), load_i64(desc, BANDS_AT), load_i64(desc, BANDS_STEP)
+    first_band, last_band = 0, bands
     if partial:
-        bands = count_bands(desc, map_)
-        partial += (number * groups + group) * load_i64(desc, BANDS) * load_i64(desc, BANDS_STEP)
-        into = bins if merge else partial + chunk * load_i64(desc, BANDS_STEP)
+        partial += (number * groups + group) * load_i64(desc, BANDS) * bands_step
+        into = bins if merge else partial + chunk * bands_step
         last = last if chunk < bands else first
+        first_band, last_band = chunk, chunk + 1
     if shared and first < last:
         pack_whole(desc, tile, map_, address, channel, t)
     state = 0
@@ -794,9 +811,6 @@ def run_task(desc, task, worker, t):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
         y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
         x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
-        y0, y1 = load_i32(y_edges, 0), load_i32(y_edges, 1)
-        if bands:
-            y0, y1 = y0 + (y1 - y0) * chunk // bands, y0 + (y1 - y0) * (chunk + 1) // bands
         for block in range(blocks if load_i64(desc, STREAM) and into == bins else 0):
             prefetch_ends(desc, row, channel + block * lanes, t)
         if shared and not is_sum(t):
@@ -806,12 +820,10 @@ def run_task(desc, task, worker, t):
             length = load_i64(powers, i)
             state = sum_runs(desc, tile, more, state, length, bins, y_edges, x_edges, map_, t)
         elif merge:
-            merge_bands(desc, bins, partial, bands, blocks * load_i64(desc, BINS), t)
-        elif goes_by_rows(desc, map_, y_edges, x_edges, t):
-            reduce_by_rows(desc, tile, into, y_edges, x_edges, y0, y1, map_, address, channel, t)
+            merge_bands(bins, partial, bands_step, bands, blocks * load_i64(desc, BINS), t)
         else:
-            place = (y_edges, x_edges, y0, y1, map_, address, channel)
-            reduce_apart(desc, tile, more, into, step, *place, blocks, t)
+            place = (y_edges, x_edges, map_, address, channel, blocks)
+            reduce_bands(desc, tile, more, into, step, *place, first_band, last_band, bands, t)
         for block in range(blocks if into == bins else 0):
             first_channel = channel + block * lanes
             finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, t)

@@ -332,6 +332,7 @@ class Division:
     blocks: int  # of so many channels
     chunks: int  # of a map's windows
     bands: int  # of a map's rows, where it is a window
+    apart: bool  # whether they are tasks of their own
     tasks: int
     parallel: bool
 
@@ -350,9 +351,13 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str, windows: int | Non
         group *= max(1, min(blocks, RAW_BYTES // kernel.cell_bytes, -(-maps.channels // group)))
     blocks = -(-maps.channels // group)
     chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
-    wanted = -(-_enough_tasks() // (maps.count * blocks))
-    bands = max(most if kernel.is_sum else min(most, wanted), 1)  # how many decides in which order a sum is added up
-    return Division(results, group, blocks, chunks, bands, maps.count * blocks * chunks * bands, parallel)
+    tasks = maps.count * blocks * chunks
+    wanted = -(-_enough_tasks() // tasks)
+    apart = min(most, wanted) > 1 and not maps.ragged
+    bands = min(most, wanted) if apart else 1
+    if kernel.is_sum:  # the order in which a sum is added up is the map's own affair
+        bands = max(most, 1)
+    return Division(results, group, blocks, chunks, bands, apart, tasks * bands if apart else tasks, parallel)
 
 
 def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: str, work: Division) -> Launch:
@@ -368,14 +373,15 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
     more = second or (_patch_bytes(plan, kernel) if kernel.is_sum else 0)
     bins = plan.bins + SPILL
     blocks = -(-work.group // kernel.lanes)
-    step = tile_bytes + more + bins * (blocks * kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
+    some = min(work.bands, 2)  # the bins of a band, and those of all before it
+    step = tile_bytes + more + bins * (some * blocks * kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
     step = -(-step // LINE_BYTES) * LINE_BYTES
     values = {
         **map_fields(maps),
         **edge_fields(plan),
         kernels.GROUP: work.group,
         kernels.BLOCKS: work.blocks,
-        kernels.CHUNKS: work.chunks * work.bands,
+        kernels.CHUNKS: work.chunks * (work.bands if work.apart else 1),
         kernels.STARTS_AT: 0 if order is None else address_of(order.starts),
         kernels.ROWS_AT: 0 if order is None else address_of(order.rows),
         kernels.MAY_BE_EMPTY: plan.may_be_empty,
@@ -394,7 +400,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
     }
     address = kernel.address(PARTS_WAY if kernel.is_sum and way == SHARED_WAY else way)
     launch = Launch(address, fill_fields(values), work.tasks, work.parallel, step, order)
-    if work.bands > 1:
+    if work.apart:
         launch.bands, launch.bands_bytes = work.bands, work.tasks * values[kernels.BANDS_STEP]
     return launch
 
