@@ -341,14 +341,8 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str, windows: int | Non
     """Divide the work into tasks; without windows, each map is one."""
     results = maps.channels * plan.bins * (maps.count if windows is None else windows)
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
-    group = kernel.lanes
-    all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
-    if way == ROWS_WAY and parallel and all_by_rows and _row_cell(maps, kernel) == maps.dtype.itemsize:
-        group = max(1, min(group, maps.count * maps.channels // _enough_tasks()))
     most = maps.largest // _band_cells(maps, plan, kernel) if windows is None else 0
-    if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
-        blocks = maps.count * -(-maps.channels // group) * max(most, 1) // _enough_tasks()
-        group *= max(1, min(blocks, RAW_BYTES // kernel.cell_bytes, -(-maps.channels // group)))
+    group = _group_channels(maps, plan, kernel, way, parallel, max(most, 1))
     blocks = -(-maps.channels // group)
     chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
     tasks = maps.count * blocks * chunks
@@ -358,6 +352,19 @@ def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str, windows: int | Non
     if kernel.is_sum:  # the order in which a sum is added up is the map's own affair
         bands = max(most, 1)
     return Division(results, group, blocks, chunks, bands, apart, tasks * bands if apart else tasks, parallel)
+
+
+def _group_channels(maps: Maps, plan: Plan, kernel: Kernel, way: str, parallel: bool, bands: int) -> int:
+    """Count the channels of a task: fewer by rows, more where they lie side by side, if there are tasks enough."""
+    group, item = kernel.lanes, maps.dtype.itemsize
+    all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
+    if way == ROWS_WAY and parallel and all_by_rows and _row_cell(maps, kernel) == item:
+        return max(1, min(group, maps.count * maps.channels // _enough_tasks()))
+    if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == item).all():
+        blocks = -(-maps.channels // group)
+        spare = maps.count * blocks * bands // _enough_tasks()
+        return group * max(1, min(spare, RAW_BYTES // kernel.cell_bytes, blocks))
+    return group
 
 
 def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: str, work: Division) -> Launch:
