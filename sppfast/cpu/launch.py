@@ -253,8 +253,9 @@ def _band_cells(maps: Maps, plan: Plan, kernel: Kernel) -> int:
 
 def _count_cells(plan: Plan) -> int:
     """Count the cells of all windows."""
-    height, width = (np.subtract(e[:, 1], e[:, 0], dtype=np.int64) for e in (plan.y_edges, plan.x_edges))
-    return int(height @ width)
+    # Converted before: a ufunc that converts takes buffers, and NumPy up to 2.4 ends the process if there are none.
+    y, x = (edges[:, :2].astype(np.int64) for edges in (plan.y_edges, plan.x_edges))
+    return int((y[:, 1] - y[:, 0]) @ (x[:, 1] - x[:, 0]))
 
 
 def _has_room(maps: Maps, kernel: Kernel) -> bool:

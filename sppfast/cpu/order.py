@@ -86,9 +86,9 @@ def choose_runs(plan: Plan, packed_cells: int) -> NDArray[np.int64] | None:
     if len(plan.levels) > 1:  # of more the patches are summed
         return None
     rows, columns, _, y, x = plan.levels[0, :5].tolist()
-    narrowest = (plan.x_edges[:, x + columns : x + 2 * columns] - plan.x_edges[:, x : x + columns]).min(axis=1)
-    heights = np.maximum(plan.y_edges[:, y + rows : y + 2 * rows] - plan.y_edges[:, y : y + rows], 0)
-    lengths = np.maximum(narrowest, 0).astype(np.int64)
+    y_edges, x_edges = plan.y_edges.astype(np.int64), plan.x_edges.astype(np.int64)  # as in `launch._count_cells`
+    heights = np.maximum(y_edges[:, y + rows : y + 2 * rows] - y_edges[:, y : y + rows], 0)
+    lengths = np.maximum((x_edges[:, x + columns : x + 2 * columns] - x_edges[:, x : x + columns]).min(axis=1), 0)
     saved = np.bincount(lengths, weights=columns * heights.sum(axis=1))  # by one more cell of the runs
     worth = saved[::-1].cumsum()[::-1] >= RUN_CELLS * packed_cells  # falls with the length
     longest = min(int(np.count_nonzero(worth)) - 1, MOST_POWER)
