@@ -86,7 +86,7 @@ def reads(address):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_too_little_memory():
     """Some calls have enough, some do not."""
-    row = processes.finish(processes.start("-m", "torture", "limits", "--count", "3"))
+    row = processes.finish(processes.start("-X", "faulthandler", "-m", "torture", "limits", "--count", "3"))
     assert all(int(n) for n in re.search(r"\| (\d+) right, (\d+) `MemoryError`", row).groups())
 
 
