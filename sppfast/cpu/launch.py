@@ -226,7 +226,7 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     from .order import choose_powers, choose_runs, order_windows  # compiled when it is imported: whole maps do without
 
     cells = _count_cells(plan)
-    average = cells // len(index)
+    average = cells // len(index)  # of a window
     if mode == "avg" and maps.widths.max() > kernels.SUM_CELLS:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
     kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
@@ -237,11 +237,11 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     else:
         way = _choose_way(maps, plan, kernel, average)
     work = _divide(maps, plan, kernel, way, len(index))
-    powers = None
+    powers, packed, has_room = None, maps.count * work.chunks * maps.largest, _has_room(maps, kernel)
     if shared and mode == "max":
-        powers = choose_powers(plan, maps.count * work.chunks * maps.largest, _has_room(maps, kernel))
-    elif shared and mode == "avg" and maps.widths.max() <= kernels.SUM_CELLS and _has_room(maps, kernel):
-        powers = choose_runs(plan, maps.count * work.chunks * maps.largest)
+        powers = choose_powers(plan, packed, has_room)
+    elif shared and mode == "avg" and has_room and maps.widths.max() <= kernels.SUM_CELLS:
+        powers = choose_runs(plan, packed)
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
 
 

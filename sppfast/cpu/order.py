@@ -35,8 +35,8 @@ class Order:
     starts : ndarray of int64, shape (N + 1,)
         Where each map's begin.
     powers : ndarray of int64, shape (R,), or None
-        ``a * POWER + b`` of each window, -1 where bins are empty; of means the length of runs, or 0; none: reduce cell
-        by cell.
+        ``a * POWER + b`` of each window, -1 where bins are empty or differ too much in height; of means the length of
+        runs, or 0; none: reduce cell by cell.
     """
 
     rows: NDArray[np.int64]
