@@ -209,7 +209,8 @@ def check_windows(windows: NDArray[Any], name: str) -> None:
     wrong = ~np.isfinite(windows)
     for i, k in np.argwhere(wrong)[:1] if wrong.any() else ():
         raise ValueError(f"{name}[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not finite")
-    if not (windows[:, 2:] < windows[:, :2]).any():
+    x0, y0, x1, y1 = windows.T
+    if not ((x1 < x0) | (y1 < y0)).any():
         return
     for low, high, side in ((0, 2, "x1 = {1} is left of x0 = {0}"), (1, 3, "y1 = {1} is above y0 = {0}")):
         for i in np.flatnonzero(windows[:, high] < windows[:, low])[:1]:

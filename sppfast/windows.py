@@ -71,7 +71,7 @@ def take_rois(rois: Any, batch_index: Any, maps: int) -> Rois:
         return Rois(array, _take_batch_index(batch_index, len(array), maps), "batch_index")
     if batch_index is not None:
         raise ValueError("batch_index: rois of shape (R, 5) already hold the batch index, expected None")
-    return Rois(array[:, 1:], array[:, 0])
+    return Rois(array[:, 1:].copy(), array[:, 0])
 
 
 def _is_sequence_of_windows(rois: Any) -> bool:
@@ -148,11 +148,11 @@ def align_windows(
 ) -> NDArray[np.float64]:
     """Windows in cells for RoI align: start and extent along y, then along x, computed in `dtype`."""
     half = dtype(0.5 if aligned else 0)
-    cells = np.clip(_scaled(windows, geometry, dtype) - half, -VERY_FAR, VERY_FAR)
-    extents = cells[:, 2:] - cells[:, :2]
+    x0, y0, x1, y1 = _clip(_scaled(windows, geometry, dtype) - half, VERY_FAR).T
+    height, width = y1 - y0, x1 - x0
     if not aligned:
-        extents = np.maximum(extents, dtype(1))
-    return np.stack([cells[:, 1], extents[:, 1], cells[:, 0], extents[:, 0]], axis=1).astype(np.float64)
+        height, width = np.maximum(height, dtype(1)), np.maximum(width, dtype(1))
+    return np.stack([y0, height, x0, width], axis=1).astype(np.float64)
 
 
 def check_whole_cells(windows: Windows) -> None:
@@ -168,11 +168,18 @@ def _scaled(windows: Windows, geometry: ConvGeometry, dtype: type[np.floating[An
     pixels = windows
     with np.errstate(over="ignore"):
         if pixels.dtype != dtype:
-            pixels = np.clip(pixels.astype(np.float64).astype(dtype), -largest, largest)
+            pixels = _clip(pixels.astype(np.float64).astype(dtype), float(largest))
         if offset:
-            pixels = np.clip(pixels - offset, -largest, largest)
+            pixels = _clip(pixels - offset, float(largest))
         cells: NDArray[Any] = pixels * scale
     return cells
+
+
+def _clip(values: NDArray[Any], largest: float) -> NDArray[Any]:
+    """Clip in place, and unlike ``np.clip`` without buffers: NumPy up to 2.4 ends the process if there are none."""
+    np.minimum(values, largest, out=values)
+    np.maximum(values, -largest, out=values)
+    return values
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import processes
 import pytest
-from torture import bits, check, files, fuzz, peaks
+from torture import bits, check, files, fuzz, limits, peaks
 from torture.cases import Case, draw
 from torture.fences import SIDES, fenced
 from torture.memory import carve, guards_hold
@@ -88,6 +88,13 @@ def test_too_little_memory():
     """Some calls have enough, some do not."""
     row = processes.finish(processes.start("-X", "faulthandler", "-m", "torture", "limits", "--count", "3"))
     assert all(int(n) for n in re.search(r"\| (\d+) right, (\d+) `MemoryError`", row).groups())
+
+
+@pytest.mark.skipif(limits._testcapi is None, reason="this CPython has no _testcapi")
+def test_allocations_that_fail():
+    """Of each call, some do."""
+    row = processes.finish(processes.start("-X", "faulthandler", "-m", "torture", "allocations", "--step", "79"))
+    assert all(int(n) for n in re.search(r"\| (\d+) right, (\d+) refused", row).groups())
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="this system does not tell peaks of memory")

@@ -190,12 +190,13 @@ class Crew:
         `threading` waits for ever for a thread that found no memory to begin.
         """
         while self._fields[READY] < helpers and not self._fields[STOP]:
-            worker, ended = int(self._fields[READY]) + 1, threading.Lock()
-            self._wake[worker] = self._wake[worker] or _new_lock()
-            ended.acquire()
+            worker = int(self._fields[READY]) + 1
             try:
+                self._wake[worker] = self._wake[worker] or _new_lock()
+                ended = threading.Lock()
+                ended.acquire()
                 _thread.start_new_thread(_live, (self._state, worker, ended))
-            except RuntimeError:
+            except (RuntimeError, MemoryError, ctypes.ArgumentError):  # each may say that there is no memory
                 return
             self._started.append((worker, ended))
             late = time.monotonic() + PATIENCE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -311,35 +312,41 @@ def _window_fields(plan: Plan | Samples) -> dict[int, int]:
 
 def _record_bytes(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Size of each record of the table, (R, L, 2)."""
-    bins = plan.levels[:, [ROWS, COLUMNS]]
+    sizes = np.empty((len(index), len(plan.levels), 2), dtype=np.int64)
+    for axis, field in enumerate((ROWS, COLUMNS)):
+        for level, (bins, count) in enumerate(zip(plan.levels[:, field], _taps(plan, maps, index, axis), strict=True)):
+            sizes[:, level, axis] = 8 * (bins + 1) + taps.TAP_BYTES * count
+    return sizes
+
+
+def _taps(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64], axis: int) -> Iterator[NDArray[Any] | float]:
+    """Count the taps of all bins along an axis, at most: for each level (R,), or one number for equal windows.
+
+    Arrays of one dimension and of one dtype: others take buffers, see `launch._count_cells`.
+    """
     if isinstance(plan, Plan):
-        axes = ((plan.y_edges, Y_EDGES, ROWS), (plan.x_edges, X_EDGES, COLUMNS))
-        count = np.stack([_edge_taps(plan, *axis) for axis in axes], axis=2)
-    else:
-        count = _sample_taps(plan, bins, maps, index)
-    return np.broadcast_to(8 * (bins + 1) + taps.TAP_BYTES * count, (len(index), *bins.shape))
+        return _edge_taps(plan, *((plan.y_edges, Y_EDGES, ROWS), (plan.x_edges, X_EDGES, COLUMNS))[axis])
+    return _sample_taps(plan, maps, index, axis)
 
 
-def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -> NDArray[np.int64]:
-    """Count the cells of all bins of each level along an axis, (R, L)."""
-    levels = [(place, place + n, place + 2 * n) for place, n in plan.levels[:, [places, counts]]]
-    cells = [np.maximum(edges[:, b:c] - edges[:, a:b], 0).sum(axis=1, dtype=np.int64) for a, b, c in levels]
-    return np.stack(cells, axis=1)
+def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -> Iterator[NDArray[Any]]:
+    for place, n in plan.levels[:, [places, counts]]:
+        begins, ends = (edges[:, at : at + n].astype(np.int64) for at in (place, place + n))
+        yield np.maximum(ends - begins, 0).sum(axis=1)
+
+
+def _sample_taps(samples: Samples, maps: Maps, index: NDArray[np.int64], axis: int) -> Iterator[NDArray[Any] | float]:
+    extents = samples.windows[:, 1 + 2 * axis]
+    sides = (maps.heights, maps.widths)[axis].astype(np.float64)
+    for bins in samples.levels[:, (ROWS, COLUMNS)[axis]].tolist():
+        if samples.ratio:
+            yield 2.0 * samples.ratio * bins
+        else:  # samples of a bin are at least half a cell apart: no more of them lie near the map
+            near = np.minimum(np.ceil(extents / bins) + 1, 2 * (sides[index] if maps.ragged else sides[0]) + 8)
+            yield 2.0 * bins * near
 
 
 def _line_cells(samples: Samples, maps: Maps, index: NDArray[np.int64]) -> int:
     """Count the cells of the lines that the taps of all windows name, at most."""
-    lines = _sample_taps(samples, samples.levels[:, [ROWS, COLUMNS]], maps, index)[:, :, 0].sum(axis=1)
-    return int((lines * np.minimum(samples.windows[:, 3] + 2, maps.widths.max())).sum())
-
-
-def _sample_taps(samples: Samples, bins: NDArray[np.int64], maps: Maps, index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the taps of all bins of each level along both axes, at most, (R, L, 2); (1, L, 2) for equal windows."""
-    if samples.ratio:
-        return 2 * samples.ratio * bins[None]
-    sides = np.stack([maps.heights, maps.widths], axis=-1)[index if maps.ragged else [0] * len(index)]
-    extents = samples.windows[:, 1::2][:, None]
-    # Samples of a bin are at least half a cell apart: no more of them lie near the map.
-    near = np.minimum(np.ceil(extents / bins) + 1, 2 * sides[:, None] + 8).astype(np.int64)
-    count: NDArray[np.int64] = 2 * bins * near
-    return count
+    lines = sum(_sample_taps(samples, maps, index, 0))
+    return int((lines * np.minimum(samples.windows[:, 3] + 2, float(maps.widths.max()))).sum())

@@ -17,6 +17,7 @@ TESTS = {
     "bits": (bits.run, {"rounds": 5, "seed": 1}),
     "interrupts": (interrupts.run, {"count": 10_000, "seed": 1}),
     "limits": (limits.run, {"count": 60, "seed": 1}),
+    "allocations": (limits.run_each, {"step": 1, "seed": 1}),
     "peaks": (peaks.run, {}),
     "bounds": (matrix.run_bounds, {}),
     "races": (races.run, {"count": 100_000, "seed": 1}),
