@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from ..arrays import LINE_BYTES
 
-I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
 CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four registers of AVX2
 SUMMED_LANES = 16  # columns that are summed over rows at a time
@@ -214,9 +214,10 @@ def _encode(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
 def _decode(builder: ir.IRBuilder, key: ir.Value, t: Reduction) -> ir.Value:
     if t.wide or t.kind != "float":
         return _encode(builder, key, t)
-    sign = builder.ashr(key, _constant(key.type, t.bits - 1))
-    magnitude_bits = builder.and_(sign, _constant(key.type, 2 ** (t.bits - 1) - 1))
-    return builder.xor(builder.add(key, sign), magnitude_bits)
+    sign = builder.and_(key, _constant(key.type, -(2 ** (t.bits - 1))))
+    ty, name = ir.FunctionType(key.type, [key.type, I1]), f"llvm.abs.v{key.type.count}i{t.bits}"
+    magnitude = builder.call(cgutils.get_or_insert_function(builder.module, ty, name), [key, I1(0)])
+    return builder.or_(magnitude, sign)
 
 
 def _widen(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
@@ -1008,7 +1009,10 @@ def group_of(bits: int, count: int) -> int:
 
 
 def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
-    """Transpose 2E bins of a group of lanes, E elements being 16 bytes, into 2E bins of each lane."""
+    """Transpose 2E bins of a group of lanes, E elements being 16 bytes, into 2E bins of each lane, decoded.
+
+    Bins are joined in whole vectors, and parts of those stored: with 64 bytes three shuffles a vector, not five.
+    """
 
     def typing(typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, t: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -1019,15 +1023,18 @@ def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
 
             def rows(first: int) -> list[ir.Value]:
                 places = [builder.add(source, builder.mul(I64(first + i), source_step)) for i in range(count)]
-                return _transpose(builder, [decode(builder, _load(builder, place, line), t) for place in places])
+                return _transpose(builder, [_load(builder, place, line) for place in places])
 
             halves = list(zip(rows(0), rows(count), strict=True))
-            for lane in range(lanes):
-                first = lane // count * count
-                part = [first + i + half for half in (0, lanes) for i in range(count)]
-                place = builder.add(target, builder.mul(I64(lane), target_step))
-                low, high = halves[lane % count]
-                _store(builder, place, _shuffle(builder, low, high, part))
+            step = max(lanes // 2, count)  # of which the bins fill a vector
+            for begin in range(0, lanes, step):
+                firsts = range(begin, begin + step, count)
+                mask = [first + half + k for first in firsts for half in (0, lanes) for k in range(count)]
+                joined = [decode(builder, _shuffle(builder, low, high, mask), t) for low, high in halves]
+                for lane in range(step):  # rising: see `kernels.write`
+                    first, vector = lane // count * 2 * count, joined[lane % count]
+                    place = builder.add(target, builder.mul(I64(begin + lane), target_step))
+                    _store(builder, place, _shuffle(builder, vector, vector, list(range(first, first + 2 * count))))
             return context.get_dummy_value()
 
         return types.void(*4 * [types.int64], t), codegen
