@@ -20,34 +20,53 @@ SMALL_TABLE = 2**14  # edges: up to here a table is worth while for any number o
 Edges: TypeAlias = NDArray[np.int32]
 
 
-@dataclass(eq=False, slots=True)
-class Plan:
-    """Where the bins of R windows lie, for the kernels.
+@dataclass(frozen=True, eq=False, slots=True)
+class Grids:
+    """The grids of bins that windows are divided into, each alike.
 
     Attributes
     ----------
-    y_edges, x_edges : ndarray of int32, shape (R, T)
-        Along an axis: start and stop of all bins; then for each number of bins their starts and their stops.
     levels : ndarray of int64, shape (L, 8)
-        Finest level first: rows, columns, first bin in the result; where its edges begin in `y_edges` and in
-        `x_edges`; the level whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
+        Finest level first: rows, columns, first bin in the result; where its edges begin in a plan's `y_edges` and in
+        its `x_edges`; the level whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
+    finest : tuple of int
+        The first of them.
     bins : int
         Bins of all levels.
     apart, bins_apart : int
         Levels that are not unions of finer ones, and their bins.
     lines : int
         Rows of bins of all levels, or columns, whichever are more.
-    may_be_empty : bool
-        Whether there are bins without cells.
     """
 
-    y_edges: Edges
-    x_edges: Edges
     levels: NDArray[np.int64]
+    finest: tuple[int, ...]
     bins: int
     apart: int
     bins_apart: int
     lines: int
+
+
+@dataclass(eq=False, slots=True)
+class Plan:
+    """Where the bins of R windows lie, for the kernels.
+
+    Attributes
+    ----------
+    grids : Grids
+        The bins of a window.
+    y_edges, x_edges : ndarray of int32, shape (R, T)
+        Along an axis: start and stop of all bins; then for each number of bins their starts and their stops.
+    cells : int
+        Of all windows.
+    may_be_empty : bool
+        Whether there are bins without cells.
+    """
+
+    grids: Grids
+    y_edges: Edges
+    x_edges: Edges
+    cells: int
     may_be_empty: bool
 
 
@@ -61,21 +80,18 @@ class Samples:
         In cells: start and extent along y, start and extent along x.
     ratio : int
         Samples of a bin along an axis; 0: as many as the bin is cells wide, rounded up.
-    levels : ndarray of int64, shape (L, 8)
-        As in `Plan`.
-    bins : int
-        Of all levels.
+    grids : Grids
+        The bins of a window.
     """
 
     windows: NDArray[np.float64]
     ratio: int
-    levels: NDArray[np.int64]
-    bins: int
+    grids: Grids
 
 
 def make_samples(pyramid: Pyramid, windows: NDArray[np.float64], ratio: int) -> Samples:
     """Lay out the tables of RoI align."""
-    return Samples(windows, ratio, level_table(pyramid.levels, frozenset(), frozenset(), False), pyramid.size)
+    return Samples(windows, ratio, grids_of(pyramid.levels, frozenset(), frozenset(), False))
 
 
 Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
@@ -88,14 +104,10 @@ def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.i
     `unions` says whether a bin may be reduced from finer ones that overlap: true of a maximum, false of a sum.
     """
     rows, columns = counts_of(pyramid.levels)
-    y, x = _relative(rows, pyramid.bins, heights), _relative(columns, pyramid.bins, widths)
-    return make_plan(pyramid, y, x, unions, pyramid.bins == "caffe")
-
-
-def make_plan(pyramid: Pyramid, y: Bins, x: Bins, unions: bool, may_be_empty: bool) -> Plan:
-    """Make a plan of the bins along both axes."""
-    (y_edges, y_nests), (x_edges, x_nests) = y, x
-    return Plan(y_edges, x_edges, *_survey_levels(pyramid.levels, y_nests, x_nests, unions), may_be_empty)
+    y_edges, y_nests = _relative(rows, pyramid.bins, heights)
+    x_edges, x_nests = _relative(columns, pyramid.bins, widths)
+    grids = grids_of(pyramid.levels, y_nests, x_nests, unions)
+    return Plan(grids, y_edges, x_edges, int((heights * widths).sum()), pyramid.bins == "caffe")
 
 
 def plan_bytes(pyramid: Pyramid) -> int:
@@ -153,14 +165,13 @@ def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _survey_levels(
-    levels: tuple[Level, ...], y_nests: Nests, x_nests: Nests, unions: bool
-) -> tuple[NDArray[np.int64], int, int, int, int]:
-    """The table of levels, and what it says: bins, levels apart and their bins, lines."""
+def grids_of(levels: tuple[Level, ...], y_nests: Nests, x_nests: Nests, unions: bool) -> Grids:
+    """Survey the levels; `unions` as in `plan_maps`."""
     table = level_table(levels, y_nests, x_nests, unions)
     rows, columns, finer = table[:, 0], table[:, 1], table[:, 5]
     bins, apart = rows * columns, finer < 0
-    return table, int(bins.sum()), int(apart.sum()), int(bins[apart].sum()), int(max(rows.sum(), columns.sum()))
+    lines = int(max(rows.sum(), columns.sum()))
+    return Grids(table, tuple(table[0].tolist()), int(bins.sum()), int(apart.sum()), int(bins[apart].sum()), lines)
 
 
 @lru_cache(maxsize=256)

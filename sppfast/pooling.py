@@ -116,7 +116,7 @@ def pool(
     pyramid = as_pyramid(levels, bins)
     kept, maps = take_maps(x, layout)
     plan = plan_of(pyramid, maps, reduction)
-    length = maps.channels * plan.bins
+    length = maps.channels * plan.grids.bins
     results = _allocate(out, (length,) if maps.single else (maps.count, length), maps, reduction)
     threads = check_workers(workers)
     targets = _targets(results, kept, maps) if out is not None else results
@@ -295,7 +295,7 @@ def roi_align(
     pyramid = as_pyramid(levels)
     kept, maps = take_floats(x, layout)
     samples, index = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
-    results = _allocate(out, (len(index), maps.channels * samples.bins), maps, mode)
+    results = _allocate(out, (len(index), maps.channels * samples.grids.bins), maps, mode)
     threads = check_workers(workers)
     targets = _targets(results, kept, maps) if out is not None else results
     reduction = "peak" if mode == "max" else mode

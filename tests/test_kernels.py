@@ -19,6 +19,14 @@ def windows(rng, count, rounding):
     return np.floor(rois / 16) if rounding == "cells" else rois
 
 
+@pytest.fixture(autouse=True)
+def forget():
+    """Forget what depends on limits that tests set."""
+    yield launch._launch_maps.cache_clear(), launch._lay_out.cache_clear()
+    launch._launch_maps.cache_clear()
+    launch._lay_out.cache_clear()
+
+
 @pytest.fixture
 def maps(rng):
     return rng.integers(-9, 9, (2, 40, 60, 80)).astype(np.float32)
@@ -37,6 +45,7 @@ def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, maps, levels, 
     whole = call()
     monkeypatch.setattr(launch, "SHARED_BYTES", tile)
     monkeypatch.setattr(launch, "TILE_BYTES", 128 * 70)
+    launch._lay_out.cache_clear()
     for a, b in zip(np.atleast_2d(whole), np.atleast_2d(call()), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -106,9 +115,9 @@ def set_row_cells(monkeypatch):
     def set_(cells):
         monkeypatch.setattr(launch, "ROW_CELLS", cells)
         launch._launch_maps.cache_clear()
+        launch._lay_out.cache_clear()
 
-    yield set_
-    launch._launch_maps.cache_clear()
+    return set_
 
 
 @pytest.mark.parametrize("return_indices", [False, True])
@@ -226,9 +235,9 @@ def set_band_cells(monkeypatch):
     def set_(cells):
         monkeypatch.setattr(launch, "_band_cells", lambda *_: cells)
         launch._launch_maps.cache_clear()
+        launch._lay_out.cache_clear()
 
-    yield set_
-    launch._launch_maps.cache_clear()
+    return set_
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -266,19 +275,19 @@ def test_windows_are_sorted_into_blocks_that_fit(rng):
     cells = np.stack([rng.integers(0, 40, 900), rng.integers(1, 60, 900), np.full(900, 70)])
     axis = Axis(cells, 60, "adaptive", inside=False)
     plan = plan_windows(sppfast.Pyramid(7), axis, axis, unions=True)
-    index, place = np.zeros(900, dtype=np.int64), plan.levels[0, 3]
+    index, place = np.zeros(900, dtype=np.int64), plan.grids.levels[0, 3]
     found = []
     for packed_cells in range(50, 400_000, 50):  # the more they are, the fewer steps
         powers = order.choose_powers(plan, packed_cells, across=True)
         if powers is None:
             break
-        sorted_ = order.order_windows(index, 1, powers)
-        assert (np.diff(sorted_.powers) >= 0).all()
-        extents = plan.y_edges[sorted_.rows, place + 7 : place + 14] - plan.y_edges[sorted_.rows, place : place + 7]
-        blocked = sorted_.powers >= 0
+        rows = order.order_windows(index, 1, powers).rows
+        assert (np.diff(powers[rows]) >= 0).all()
+        extents = plan.y_edges[:, place + 7 : place + 14] - plan.y_edges[:, place : place + 7]
+        blocked = powers >= 0
         assert blocked.any()
         assert not blocked.all()
-        tall, wide = 2 ** (sorted_.powers[blocked] // order.POWER), 2 ** (sorted_.powers[blocked] % order.POWER)
+        tall, wide = 2 ** (powers[blocked] // order.POWER), 2 ** (powers[blocked] % order.POWER)
         assert (tall <= extents[blocked].min(axis=1)).all()
         assert (2 * tall >= extents[blocked].max(axis=1)).all()
         np.testing.assert_array_equal(wide, np.minimum(tall, wide.max()))  # the axes are alike

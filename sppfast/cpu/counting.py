@@ -93,22 +93,33 @@ def round_windows(
     return 0 if inside else NOT_INSIDE
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def lay_edges(table, by_extent, windows, step, limited, count, width, edges, edges_step):
-    """Lay out edges along an axis: a row of the table for each extent, or window.
+@routine(int64)
+def lay_axis(table, by_extent, i, window, step, limited, width, place):
+    """Lay out the edges of a window along an axis, and count its cells there."""
+    start, extent, limit = load_i64(window, 0), load_i64(window + step, 0), load_i64(window + 2 * step, 0)
+    row = table + 4 * width * (extent if by_extent else i)
+    if limited:
+        for j in range(width):
+            store_i32(place, j, max(min(load_i32(row, j) + start, limit), 0))
+    else:
+        for j in range(width):
+            store_i32(place, j, load_i32(row, j) + start)
+    return load_i32(place, 1) - load_i32(place, 0)
 
-    `windows` is where they begin, after `step` bytes their cells, then those of the map, which cut `limited` ones off.
+
+@compiled("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def lay_edges(y_table, y_by_extent, x_table, x_by_extent, y, x, step, limited, count, tall, wide, edges):
+    """Lay out the edges of windows along both axes: a row of each table for each extent, or window.
+
+    `y` and `x` are where windows begin, after `step` bytes their cells, then those of the map, which cut `limited` ones
+    off; `tall` and `wide` are how many edges a window has. Returns how many cells all windows have.
     """
+    cells = 0
     for i in range(count):
-        window = windows + 8 * i
-        start, extent, limit = load_i64(window, 0), load_i64(window + step, 0), load_i64(window + 2 * step, 0)
-        row, place = table + 4 * width * (extent if by_extent else i), edges + edges_step * i
-        if limited:
-            for j in range(width):
-                store_i32(place, j, max(min(load_i32(row, j) + start, limit), 0))
-        else:
-            for j in range(width):
-                store_i32(place, j, load_i32(row, j) + start)
+        place = edges + 4 * (tall + wide) * i
+        height = lay_axis(y_table, y_by_extent, i, y + 8 * i, step, limited, tall, place)
+        cells += height * lay_axis(x_table, x_by_extent, i, x + 8 * i, step, limited, wide, place + 4 * tall)
+    return cells
 
 
 @routine(UniTuple(int64, 4))
@@ -131,8 +142,10 @@ def choose_blocks(
 
     Bins are two blocks tall, and as many wide as it takes, none wider than a power of two up to 2**limit. A cell costs
     as much as `cell_cost` blocks, to widen all tiles by a step as much as `step_cost`. `costs` is room for ``POWER``
-    integers, all 0: how many more blocks there are if they are up to 2**b wide than if they are up to half of that.
+    integers: how many more blocks there are if they are up to 2**b wide than if they are up to half of that.
     """
+    for b in range(POWER):
+        store_i64(costs, b, 0)
     tallest, widest, least = 0, 0, 0
     for i in range(count):
         short, tall, most, height = survey_bins(y_edges + i * step + 4 * y_place, rows)
@@ -160,7 +173,7 @@ def choose_blocks(
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def sort(keys, low, high, order, count, starts, result):
-    """Sort an order of `count` stably by keys from `low` to below `high`.
+    """Sort an order of `count`, or 0 for one that rises, stably by keys from `low` to below `high`.
 
     ``starts[i]`` is where those of ``low + i`` begin; there is room for one more than ``high - low + 1``.
     """
@@ -172,7 +185,7 @@ def sort(keys, low, high, order, count, starts, result):
     for i in range(2, high - low + 2):
         store_i64(starts, i, load_i64(starts, i) + load_i64(starts, i - 1))
     for i in range(count):
-        row = load_i64(order, i)
+        row = load_i64(order, i) if order else i
         key = load_i64(keys, row) - low + 1
         place = load_i64(starts, key)
         store_i64(result, place, row)

@@ -81,7 +81,7 @@ from .lanes import (
     INDEX_AT,
     INDEX_STEP,
     STREAM,  # whether the result is written past the caches
-    POWERS_AT,  # per window, ordered by map: the blocks or runs that its bins are made of, see `order`; 0: none
+    POWERS_AT,  # per row: the blocks or runs that its bins are made of, see `order`; 0: none
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
     MORE_BYTES,  # between the tile and the bins: a widened tile, runs, or patches
@@ -814,10 +814,10 @@ def run_task(desc, task, worker, t):
         for block in range(blocks if load_i64(desc, STREAM) and into == bins else 0):
             prefetch_ends(desc, row, channel + block * lanes, t)
         if shared and not is_sum(t):
-            power = load_i64(powers, i) if powers else -1
+            power = load_i64(powers, row) if powers else -1
             state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, t)
-        elif powers and load_i64(powers, i):
-            length = load_i64(powers, i)
+        elif powers and load_i64(powers, row):
+            length = load_i64(powers, row)
             state = sum_runs(desc, tile, more, state, length, bins, y_edges, x_edges, map_, t)
         elif merge:
             merge_bands(bins, partial, bands_step, bands, blocks * load_i64(desc, BINS), t)

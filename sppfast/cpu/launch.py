@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .. import memory
 from ..arrays import LINE_BYTES, Maps, address_of
 from ..cores import available_cores
-from ..plan import Plan
+from ..plan import Grids, Plan
 from . import kernels, threads
 from .compile import c_function
 from .kernels import PARTS_WAY, ROWS_WAY, SHARED_WAY
@@ -50,7 +50,7 @@ KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
 _local = threading.local()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A kernel, compiled when its address is asked for, and the sizes that it works with."""
 
@@ -182,18 +182,18 @@ def map_fields(maps: Maps) -> dict[int, int]:
 
 def edge_fields(plan: Plan) -> dict[int, int]:
     """Describe the bins of all windows to a kernel."""
+    many = len(plan.y_edges) > 1
     return {
         kernels.Y_EDGES_AT: address_of(plan.y_edges),
-        kernels.Y_EDGES_STEP: plan.y_edges.strides[0] if len(plan.y_edges) > 1 else 0,
+        kernels.Y_EDGES_STEP: plan.y_edges.strides[0] if many else 0,
         kernels.X_EDGES_AT: address_of(plan.x_edges),
-        kernels.X_EDGES_STEP: plan.x_edges.strides[0] if len(plan.x_edges) > 1 else 0,
-        **level_fields(plan.levels),
+        kernels.X_EDGES_STEP: plan.x_edges.strides[0] if many else 0,
     }
 
 
-def level_fields(levels: NDArray[np.int64]) -> dict[int, int]:
+def level_fields(grids: Grids) -> dict[int, int]:
     """Describe the levels to a kernel."""
-    return {kernels.LEVELS_AT: address_of(levels), kernels.LEVELS: len(levels)}
+    return {kernels.LEVELS_AT: address_of(grids.levels), kernels.LEVELS: len(grids.levels)}
 
 
 def count_chunks(windows: int, tasks: int) -> int:
@@ -216,8 +216,8 @@ def _count_workers(workers: int | None, launch: Launch) -> int:
 @lru_cache(maxsize=256)
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
     kernel = _kernel(maps, mode, is_narrow(maps))
-    way = _choose_way(maps, plan, kernel, maps.largest)
-    return _prepare(maps, plan, None, kernel, way, _divide(maps, plan, kernel, way, None))
+    way = _choose_way(maps, plan.grids, kernel, maps.largest)
+    return _prepare(maps, plan, None, kernel, way, _divide(maps, plan.grids, kernel, way, None))
 
 
 def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
@@ -225,8 +225,7 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
         return _launch_maps.__wrapped__(maps, plan, mode)
     from .order import choose_powers, choose_runs, order_windows  # compiled when it is imported: whole maps do without
 
-    cells = _count_cells(plan)
-    average = cells // len(index)  # of a window
+    cells = plan.cells
     if mode == "avg" and maps.widths.max() > kernels.SUM_CELLS:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
     kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
@@ -235,8 +234,8 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     elif mode == "avg":  # by rows they would be summed in another order, too
         way = PARTS_WAY
     else:
-        way = _choose_way(maps, plan, kernel, average)
-    work = _divide(maps, plan, kernel, way, len(index))
+        way = _choose_way(maps, plan.grids, kernel, plan.cells // len(index))
+    work = _divide(maps, plan.grids, kernel, way, len(index))
     powers, packed, has_room = None, maps.count * work.chunks * maps.largest, _has_room(maps, kernel)
     if shared and mode == "max":
         powers = choose_powers(plan, packed, has_room)
@@ -245,17 +244,10 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
 
 
-def _band_cells(maps: Maps, plan: Plan, kernel: Kernel) -> int:
+def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     """Count the cells that a band of a map has at least."""
-    size = max(BAND_BYTES, BAND_SHARE * (plan.bins + SPILL) * kernel.bin_bytes)
+    size = max(BAND_BYTES, BAND_SHARE * (grids.bins + SPILL) * kernel.bin_bytes)
     return size * (SUMMED_BAND if kernel.is_sum else 1) // maps.dtype.itemsize
-
-
-def _count_cells(plan: Plan) -> int:
-    """Count the cells of all windows."""
-    # Converted before: a ufunc that converts takes buffers, and NumPy up to 2.4 ends the process if there are none.
-    y, x = (edges[:, :2].astype(np.int64) for edges in (plan.y_edges, plan.x_edges))
-    return int((y[:, 1] - y[:, 0]) @ (x[:, 1] - x[:, 0]))
 
 
 def _has_room(maps: Maps, kernel: Kernel) -> bool:
@@ -263,24 +255,24 @@ def _has_room(maps: Maps, kernel: Kernel) -> bool:
     return maps.largest * kernel.bin_bytes <= SECOND_BYTES
 
 
-def _choose_way(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> str:
+def _choose_way(maps: Maps, grids: Grids, kernel: Kernel, cells: int) -> str:
     """Choose how windows of so many cells are reduced that do not share a tile.
 
     By rows where the columns of a channel, or of all, lie side by side, a row fills a vector, and each bin has cells
     enough for what it costs to reduce within a vector.
     """
-    enough = cells >= _row_cells(plan, kernel)
+    enough = cells >= _row_cells(grids, kernel)
     if kernel.is_sum:  # in another order by rows: for each map by itself, the kernel sees to the rest
         return ROWS_WAY if enough else PARTS_WAY
     cell = _row_cell(maps, kernel)
-    once = plan.apart == 1 or maps.largest * cell <= PLANE_BYTES
+    once = grids.apart == 1 or maps.largest * cell <= PLANE_BYTES
     return ROWS_WAY if cell and maps.widths.min() * cell >= LINE_BYTES and enough and once else PARTS_WAY
 
 
-def _row_cells(plan: Plan, kernel: Kernel) -> int:
+def _row_cells(grids: Grids, kernel: Kernel) -> int:
     """Count the cells of a window from which on it is worth while to reduce it by rows."""
     least = ROW_CELLS * (4 if kernel.has_index else 1)
-    return math.ceil(least * plan.bins_apart)
+    return math.ceil(least * grids.bins_apart)
 
 
 def _row_cell(maps: Maps, kernel: Kernel) -> int:
@@ -338,28 +330,27 @@ class Division:
     parallel: bool
 
 
-def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str, windows: int | None) -> Division:
+def _divide(maps: Maps, grids: Grids, kernel: Kernel, way: str, windows: int | None) -> Division:
     """Divide the work into tasks; without windows, each map is one."""
-    results = maps.channels * plan.bins * (maps.count if windows is None else windows)
+    results = maps.channels * grids.bins * (maps.count if windows is None else windows)
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
-    most = maps.largest // _band_cells(maps, plan, kernel) if windows is None else 0
-    group = _group_channels(maps, plan, kernel, way, parallel, max(most, 1))
+    most = maps.largest // _band_cells(maps, grids, kernel) if windows is None else 0
+    group = _group_channels(maps, grids, kernel, way, parallel, max(most, 1))
     blocks = -(-maps.channels // group)
     chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
     tasks = maps.count * blocks * chunks
-    wanted = -(-_enough_tasks() // tasks)
-    apart = min(most, wanted) > 1 and not maps.ragged
-    bands = min(most, wanted) if apart else 1
+    bands = min(most, -(-_enough_tasks() // tasks)) if most > 1 and not maps.ragged else 1
+    apart = bands > 1
     if kernel.is_sum:  # the order in which a sum is added up is the map's own affair
         bands = max(most, 1)
     return Division(results, group, blocks, chunks, bands, apart, tasks * bands if apart else tasks, parallel)
 
 
-def _group_channels(maps: Maps, plan: Plan, kernel: Kernel, way: str, parallel: bool, bands: int) -> int:
+def _group_channels(maps: Maps, grids: Grids, kernel: Kernel, way: str, parallel: bool, bands: int) -> int:
     """Count the channels of a task: fewer by rows, more where they lie side by side, if there are tasks enough."""
     group, item = kernel.lanes, maps.dtype.itemsize
-    all_by_rows = not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(plan, kernel)
-    if way == ROWS_WAY and parallel and all_by_rows and _row_cell(maps, kernel) == item:
+    by_rows = way == ROWS_WAY and parallel and _row_cell(maps, kernel) == item
+    if by_rows and (not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(grids, kernel)):
         return max(1, min(group, maps.count * maps.channels // _enough_tasks()))
     if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == item).all():
         blocks = -(-maps.channels // group)
@@ -370,50 +361,60 @@ def _group_channels(maps: Maps, plan: Plan, kernel: Kernel, way: str, parallel: 
 
 def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: str, work: Division) -> Launch:
     """Lay out the descriptor."""
-    powers = None if order is None else order.powers
+    second = order is not None and order.powers is not None and _has_room(maps, kernel)
+    lay_out = _lay_out.__wrapped__ if maps.ragged else _lay_out  # lists are never described again
+    address, laid_out, step = lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second)
+    fields = laid_out[:]
+    for field, value in edge_fields(plan).items():
+        fields[field] = value
+    fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
+    fields[kernels.MAY_BE_EMPTY] = plan.may_be_empty
+    fields[kernels.STREAM] = work.results * maps.dtype.itemsize >= STREAM_BYTES
+    if order is not None:
+        fields[kernels.STARTS_AT], fields[kernels.ROWS_AT] = address_of(order.starts), address_of(order.rows)
+        fields[kernels.POWERS_AT] = 0 if order.powers is None else address_of(order.powers)
+    bands = work.bands if work.apart else 0
+    bands_bytes = work.tasks * fields[kernels.BANDS_STEP] if bands else 0
+    return Launch(address, fields, work.tasks, work.parallel, step, order, bands, bands_bytes)
+
+
+@lru_cache(maxsize=256)
+def _lay_out(
+    maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, second: bool
+) -> tuple[int, array[int], int]:
+    """Lay out scratch memory: the kernel's address, what of the descriptor no window changes, bytes for a worker."""
     part = kernels.SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
     tile = maps.largest if way == SHARED_WAY else max(min(maps.largest, part), 1)
     if way == ROWS_WAY:
-        strip = -(-_strip_bytes(maps, plan, kernel) // kernel.cell_bytes)
+        strip = -(-_strip_bytes(maps, grids, kernel) // kernel.cell_bytes)
         tile = max(strip, tile) if kernel.is_sum else strip
-    tile_bytes = tile * kernel.cell_bytes
-    second = tile * kernel.bin_bytes if powers is not None and _has_room(maps, kernel) else 0
-    more = second or (_patch_bytes(plan, kernel) if kernel.is_sum else 0)
-    bins = plan.bins + SPILL
-    blocks = -(-work.group // kernel.lanes)
-    some = min(work.bands, 2)  # the bins of a band, and those of all before it
-    step = tile_bytes + more + bins * (some * blocks * kernel.bin_bytes + kernel.result_bytes) + LINE_BYTES
-    step = -(-step // LINE_BYTES) * LINE_BYTES
+    more = tile * kernel.bin_bytes if second else _patch_bytes(grids, kernel) if kernel.is_sum else 0
+    bins = grids.bins + SPILL
+    blocks = -(-group // kernel.lanes)
+    some = min(bands, 2)  # the bins of a band, and those of all before it
+    step = tile * kernel.cell_bytes + more + bins * (some * blocks * kernel.bin_bytes + kernel.result_bytes)
+    step = (-(-step // LINE_BYTES) + 1) * LINE_BYTES
     values = {
         **map_fields(maps),
-        **edge_fields(plan),
-        kernels.GROUP: work.group,
-        kernels.BLOCKS: work.blocks,
-        kernels.CHUNKS: work.chunks * (work.bands if work.apart else 1),
-        kernels.STARTS_AT: 0 if order is None else address_of(order.starts),
-        kernels.ROWS_AT: 0 if order is None else address_of(order.rows),
-        kernels.MAY_BE_EMPTY: plan.may_be_empty,
-        kernels.STREAM: work.results * maps.dtype.itemsize >= STREAM_BYTES,
-        kernels.POWERS_AT: 0 if powers is None else address_of(powers),
+        **level_fields(grids),
+        kernels.GROUP: group,
+        kernels.BLOCKS: -(-maps.channels // group),
         kernels.SHARED: way == SHARED_WAY,
-        kernels.ROW_CELLS: _row_cells(plan, kernel) if way == ROWS_WAY else 0,
-        kernels.LINES: plan.lines,
+        kernels.ROW_CELLS: _row_cells(grids, kernel) if way == ROWS_WAY else 0,
+        kernels.LINES: grids.lines,
         kernels.TILE_CELLS: tile,
         kernels.MORE_BYTES: more,
         kernels.BINS: bins,
         kernels.SCRATCH_STEP: step,
-        kernels.BANDS: work.bands,
-        kernels.BAND_CELLS: _band_cells(maps, plan, kernel),
+        kernels.BANDS: bands,
+        kernels.BAND_CELLS: _band_cells(maps, grids, kernel),
         kernels.BANDS_STEP: blocks * bins * kernel.bin_bytes,
     }
     address = kernel.address(PARTS_WAY if kernel.is_sum and way == SHARED_WAY else way)
-    launch = Launch(address, fill_fields(values), work.tasks, work.parallel, step, order)
-    if work.apart:
-        launch.bands, launch.bands_bytes = work.bands, work.tasks * values[kernels.BANDS_STEP]
-    return launch
+    return address, fill_fields(values), step
 
 
-def _strip_bytes(maps: Maps, plan: Plan, kernel: Kernel) -> int:
+def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     """Size of a strip of columns, for sums of all strips and their table, with what is read behind the last."""
     size = maps.dtype.itemsize
     side_by_side = maps.channels <= kernel.lanes and (maps.table[:, 3] == size).any()
@@ -421,16 +422,16 @@ def _strip_bytes(maps: Maps, plan: Plan, kernel: Kernel) -> int:
     strip, behind = columns * kernel.column_bytes, LINE_BYTES // size * kernel.column_bytes
     if not kernel.is_sum:
         return strip + behind + kernel.bin_bytes
-    strips = 2 * plan.lines + 2
+    strips = 2 * grids.lines + 2
     size = strips * strip + 8 * int(maps.heights.max())
     return min(size, kernels.STRIPS_BYTES) + strips * (behind + 16) + kernel.bin_bytes
 
 
-def _patch_bytes(plan: Plan, kernel: Kernel) -> int:
+def _patch_bytes(grids: Grids, kernel: Kernel) -> int:
     """Size of the patches of a part, and of the tables of its strips along both axes."""
-    if len(plan.levels) == 1:
+    if len(grids.levels) == 1:
         return 0
-    return kernels.PATCHES * kernel.bin_bytes + 8 * (kernels.SUM_CELLS + 8 * plan.lines + 16)
+    return kernels.PATCHES * kernel.bin_bytes + 8 * (kernels.SUM_CELLS + 8 * grids.lines + 16)
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:

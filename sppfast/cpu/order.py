@@ -35,7 +35,7 @@ class Order:
     starts : ndarray of int64, shape (N + 1,)
         Where each map's begin.
     powers : ndarray of int64, shape (R,), or None
-        ``a * POWER + b`` of each window, -1 where bins are empty or differ too much in height; of means the length of
+        ``a * POWER + b`` of each row, -1 where bins are empty or differ too much in height; of means the length of
         runs, or 0; none: reduce cell by cell.
     """
 
@@ -46,35 +46,36 @@ class Order:
 
 def order_windows(index: NDArray[np.int64], count: int, powers: NDArray[np.int64] | None = None) -> Order:
     """Order windows by the map that each belongs to and then by their powers; otherwise they stay as they are."""
-    order = np.arange(len(index))
-    if powers is not None:
-        order = _sorted(powers, -1, order, MOST_POWER + 1)[0]
-    rows, starts = _sorted(index, 0, order, count) if count > 1 else (order, np.array([0, len(index)]))
-    return Order(rows, starts, None if powers is None else powers[rows])
+    rows = None if powers is None else _sorted(powers, -1, None, MOST_POWER + 1)[0]
+    if rows is None or count > 1:
+        rows, starts = _sorted(index, 0, rows, count)
+    else:
+        starts = np.array([0, len(index)])
+    return Order(rows, starts, powers)
 
 
 def _sorted(
-    keys: NDArray[np.int64], low: int, order: NDArray[np.int64], high: int
+    keys: NDArray[np.int64], low: int, order: NDArray[np.int64] | None, high: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sort by keys from `low` to below `high`, stably: the order, and where each key's begin."""
-    result, starts = np.empty_like(order), np.empty(high - low + 2, dtype=np.int64)
-    places = address_of(order), len(order), address_of(starts), address_of(result)
+    result, starts = np.empty(len(keys), dtype=np.int64), np.empty(high - low + 2, dtype=np.int64)
+    places = 0 if order is None else address_of(order), len(keys), address_of(starts), address_of(result)
     counting.sort(address_of(keys), low, high, *places)
     return result, starts[:-1]
 
 
 def choose_powers(plan: Plan, packed_cells: int, across: bool) -> NDArray[np.int64] | None:
     """Choose blocks, as in `Order`; `packed_cells` is how many cells are packed, and widened, down or `across`, too."""
-    if plan.apart > 1:  # levels that are not joined from the finest
+    if plan.grids.apart > 1:  # levels that are not joined from the finest
         return None
-    base, count = plan.levels[0], len(plan.y_edges)
-    powers, costs = np.empty(count, dtype=np.int64), np.zeros(POWER, dtype=np.int64)
+    base, count = plan.grids.finest, len(plan.y_edges)
+    memory = np.empty(count + POWER, dtype=np.int64)
+    powers, costs = address_of(memory), address_of(memory) + 8 * count
     edges = address_of(plan.y_edges), address_of(plan.x_edges), plan.y_edges.strides[0]
     places = base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]
     prices = CELL_BLOCKS, STEP_BLOCKS * packed_cells
-    limit = POWER - 1 if across else 0
-    chosen = counting.choose_blocks(*edges, *places, count, *prices, limit, address_of(costs), address_of(powers))
-    return powers if chosen else None
+    chosen = counting.choose_blocks(*edges, *places, count, *prices, POWER - 1 if across else 0, costs, powers)
+    return memory[:count] if chosen else None
 
 
 def choose_runs(plan: Plan, packed_cells: int) -> NDArray[np.int64] | None:
@@ -83,10 +84,10 @@ def choose_runs(plan: Plan, packed_cells: int) -> NDArray[np.int64] | None:
     A run is the sum of neighbouring cells, in a tile of its own: no longer than the narrowest bin of a window, and
     longer by a cell only where that saves more additions than it takes; `packed_cells` as in `choose_powers`.
     """
-    if len(plan.levels) > 1:  # of more the patches are summed
+    if len(plan.grids.levels) > 1:  # of more the patches are summed
         return None
-    rows, columns, _, y, x = plan.levels[0, :5].tolist()
-    y_edges, x_edges = plan.y_edges.astype(np.int64), plan.x_edges.astype(np.int64)  # as in `launch._count_cells`
+    rows, columns, _, y, x, *_ = plan.grids.finest
+    y_edges, x_edges = plan.y_edges.astype(np.int64), plan.x_edges.astype(np.int64)  # see `memory.expect`
     heights = np.maximum(y_edges[:, y + rows : y + 2 * rows] - y_edges[:, y : y + rows], 0)
     lengths = np.maximum((x_edges[:, x + columns : x + 2 * columns] - x_edges[:, x : x + columns]).min(axis=1), 0)
     saved = np.bincount(lengths, weights=columns * heights.sum(axis=1))  # by one more cell of the runs

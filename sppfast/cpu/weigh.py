@@ -106,7 +106,7 @@ def align_maps(
 
 
 def _some(samples: Samples, first: int, last: int) -> Samples:
-    return Samples(samples.windows[first:last], samples.ratio, samples.levels, samples.bins)
+    return Samples(samples.windows[first:last], samples.ratio, samples.grids)
 
 
 def _align_part(
@@ -125,7 +125,7 @@ def _align_part(
     kernel, shared = choose_lanes(build, maps, index, _line_cells(samples, maps, index))
     table = Table(maps, samples, index, mode, workers, sizes)
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, int(maps.widths.max()))
-    bins = samples.bins + SPILL
+    bins = samples.grids.bins + SPILL
     parallel = target.size >= SERIAL_ITEMS
     blocks = -(-maps.channels // kernel.lanes)
     chunks = count_chunks(len(index), maps.count * blocks) if parallel else 1
@@ -156,7 +156,7 @@ def spread_means(
     narrow = int(is_narrow(maps) or maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES)
     kernel = kernel_of(maps.name, "avg", narrow, taps.build_spread)
     table = Table(maps, plan, index, "avg", workers)
-    _spread(kernel, grad, maps, plan.bins, {}, table, index, targets, workers)
+    _spread(kernel, grad, maps, plan.grids.bins, {}, table, index, targets, workers)
 
 
 def scatter_maxima(
@@ -175,7 +175,7 @@ def scatter_maxima(
     """
     status = np.zeros(1, dtype=np.int64)
     fields = {
-        **level_fields(plan.levels),
+        **level_fields(plan.grids),
         **map_fields(maps),
         kernels.WHAT: scatter.MORE_MAXIMA if more else scatter.MAXIMA,
         kernels.INDEX_AT: address_of(indices),
@@ -204,11 +204,11 @@ def scatter_peaks(
 def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArray[Any]], workers: int | None) -> None:
     """Write the gradients of the means of whole maps; the plan has a row for each map, or one for all."""
     index = np.arange(maps.count)
-    fields = {**edge_fields(plan), **map_fields(maps)}
+    fields = {**edge_fields(plan), **level_fields(plan.grids), **map_fields(maps)}
     kernel = kernel_of(maps.name, "avg", int(is_narrow(maps)), taps.build_spread_map)
     if maps.largest * kernel.bin_bytes <= LANES_BYTES:
-        return _spread(kernel, grad, maps, plan.bins, fields, None, index, targets, workers)
-    lines, widest = int(plan.levels[:, ROWS].sum()), 8 * int(maps.widths.max()) + LINE_BYTES
+        return _spread(kernel, grad, maps, plan.grids.bins, fields, None, index, targets, workers)
+    lines, widest = int(plan.grids.levels[:, ROWS].sum()), 8 * int(maps.widths.max()) + LINE_BYTES
     fields |= {kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
     scratch = (4 + _group(maps) * lines) * widest + 16 * lines + 8 * LINE_BYTES
     _scatter(grad, maps, fields, None, index, targets, scratch, workers)
@@ -301,28 +301,25 @@ def _group(maps: Maps) -> int:
 
 
 def _window_fields(plan: Plan | Samples) -> dict[int, int]:
+    levels = level_fields(plan.grids)
     if isinstance(plan, Plan):
-        return {kernels.SAMPLING: -1, **edge_fields(plan)}
-    return {
-        kernels.SAMPLING: plan.ratio,
-        kernels.WINDOWS_AT: address_of(plan.windows),
-        **level_fields(plan.levels),
-    }
+        return {kernels.SAMPLING: -1, **edge_fields(plan), **levels}
+    return {kernels.SAMPLING: plan.ratio, kernels.WINDOWS_AT: address_of(plan.windows), **levels}
 
 
 def _record_bytes(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Size of each record of the table, (R, L, 2)."""
-    sizes = np.empty((len(index), len(plan.levels), 2), dtype=np.int64)
+    sizes = np.empty((len(index), len(plan.grids.levels), 2), dtype=np.int64)
     for axis, field in enumerate((ROWS, COLUMNS)):
-        for level, (bins, count) in enumerate(zip(plan.levels[:, field], _taps(plan, maps, index, axis), strict=True)):
-            sizes[:, level, axis] = 8 * (bins + 1) + taps.TAP_BYTES * count
+        for level, count in enumerate(_taps(plan, maps, index, axis)):
+            sizes[:, level, axis] = 8 * (plan.grids.levels[level, field] + 1) + taps.TAP_BYTES * count
     return sizes
 
 
 def _taps(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64], axis: int) -> Iterator[NDArray[Any] | float]:
     """Count the taps of all bins along an axis, at most: for each level (R,), or one number for equal windows.
 
-    Arrays of one dimension and of one dtype: others take buffers, see `launch._count_cells`.
+    Arrays of one dimension and of one dtype: others take buffers, see `memory.expect`.
     """
     if isinstance(plan, Plan):
         return _edge_taps(plan, *((plan.y_edges, Y_EDGES, ROWS), (plan.x_edges, X_EDGES, COLUMNS))[axis])
@@ -330,7 +327,7 @@ def _taps(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64], axis: int)
 
 
 def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -> Iterator[NDArray[Any]]:
-    for place, n in plan.levels[:, [places, counts]]:
+    for place, n in plan.grids.levels[:, [places, counts]]:
         begins, ends = (edges[:, at : at + n].astype(np.int64) for at in (place, place + n))
         yield np.maximum(ends - begins, 0).sum(axis=1)
 
@@ -338,7 +335,7 @@ def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -
 def _sample_taps(samples: Samples, maps: Maps, index: NDArray[np.int64], axis: int) -> Iterator[NDArray[Any] | float]:
     extents = samples.windows[:, 1 + 2 * axis]
     sides = (maps.heights, maps.widths)[axis].astype(np.float64)
-    for bins in samples.levels[:, (ROWS, COLUMNS)[axis]].tolist():
+    for bins in samples.grids.levels[:, (ROWS, COLUMNS)[axis]].tolist():
         if samples.ratio:
             yield 2.0 * samples.ratio * bins
         else:  # samples of a bin are at least half a cell apart: no more of them lie near the map

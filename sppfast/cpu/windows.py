@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Maps, address_of
 from ..geometry import ConvGeometry
-from ..plan import Edges, Nests, Plan, bins_of, counts_of, make_plan, row_edges
+from ..plan import Plan, bins_of, counts_of, grids_of, row_edges
 from ..pyramid import Pyramid
 from ..windows import Rois, check_whole_cells, single_steps
 from . import counting
@@ -106,18 +106,13 @@ def _place(array: NDArray[np.float64] | None) -> tuple[int, int]:
 def plan_windows(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
     """Lay out the tables for windows along both axes; `unions` as in `plan_maps`."""
     rows, columns = counts_of(pyramid.levels)
-    tall = row_edges(rows)
-    edges = np.empty((y.cells.shape[1], tall + row_edges(columns)), dtype=np.int32)
-    y_edges, x_edges = edges[:, :tall], edges[:, tall:]
-    y_nests, x_nests = _lay_edges(rows, y, y_edges), _lay_edges(columns, x, x_edges)
-    return make_plan(pyramid, (y_edges, y_nests), (x_edges, x_nests), unions, not y.inside)
-
-
-def _lay_edges(counts: tuple[int, ...], axis: Axis, edges: Edges) -> Nests:
-    """Lay out the edges of an axis, and tell which numbers of bins nest."""
-    (table, nests), by_extent = bins_of(counts, axis.rule, axis.cells[1], axis.longest)
-    windows, limited = (address_of(axis.cells), axis.cells.strides[0]), not axis.inside
-    counting.lay_edges(
-        address_of(table), by_extent, *windows, limited, *edges.shape, address_of(edges), edges.strides[0]
-    )
-    return nests
+    y_bins, y_by_extent = bins_of(rows, y.rule, y.cells[1], y.longest)
+    x_bins, x_by_extent = bins_of(columns, x.rule, x.cells[1], x.longest)
+    (y_table, y_nests), (x_table, x_nests) = y_bins, x_bins
+    count, tall, wide = y.cells.shape[1], row_edges(rows), row_edges(columns)
+    edges = np.empty((count, tall + wide), dtype=np.int32)
+    tables = address_of(y_table), y_by_extent, address_of(x_table), x_by_extent
+    windows = address_of(y.cells), address_of(x.cells), y.cells.strides[0], not y.inside
+    cells = counting.lay_edges(*tables, *windows, count, tall, wide, address_of(edges))
+    grids = grids_of(pyramid.levels, y_nests, x_nests, unions)
+    return Plan(grids, edges[:, :tall], edges[:, tall:], cells, not y.inside)

@@ -40,9 +40,10 @@ FENCES = {3: "end", 17: "begin"}  # of 29 blocks, so that each setting meets bot
 MODULES = (launch, weigh, order, plan, memory, gradients, pooling)
 CACHES = (
     launch._launch_maps,
+    launch._lay_out,
     pooling._plan_batch,
     plan._relative_table,
-    plan._survey_levels,
+    plan.grids_of,
     plan.level_table,
     arrays._batch,
     pyramid._pyramid,
