@@ -1008,6 +1008,15 @@ def group_of(bits: int, count: int) -> int:
     return min(count, (LINE_BYTES if bits > 8 else LINE_BYTES // 2) * 8 // bits)
 
 
+def _kept_whole(builder: ir.IRBuilder, vector: ir.Value, step: ir.Value) -> ir.Value:
+    """Keep a vector whole of which parts are stored: LLVM shuffles each part by itself if nothing is in between.
+
+    It does not know that a step is not negative, its highest bit 0.
+    """
+    zero = builder.trunc(builder.lshr(step, I64(63)), vector.type.element)
+    return builder.xor(vector, _splat(builder, zero, vector.type.count))
+
+
 def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
     """Transpose 2E bins of a group of lanes, E elements being 16 bytes, into 2E bins of each lane, decoded.
 
@@ -1030,9 +1039,12 @@ def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
             for begin in range(0, lanes, step):
                 firsts = range(begin, begin + step, count)
                 mask = [first + half + k for first in firsts for half in (0, lanes) for k in range(count)]
-                joined = [decode(builder, _shuffle(builder, low, high, mask), t) for low, high in halves]
+                joined = [_shuffle(builder, low, high, mask) for low, high in halves]
+                decoded = [decode(builder, vector, t) for vector in joined]
+                if decoded == joined and step > count:
+                    decoded = [_kept_whole(builder, vector, target_step) for vector in joined]
                 for lane in range(step):  # rising: see `kernels.write`
-                    first, vector = lane // count * 2 * count, joined[lane % count]
+                    first, vector = lane // count * 2 * count, decoded[lane % count]
                     place = builder.add(target, builder.mul(I64(begin + lane), target_step))
                     _store(builder, place, _shuffle(builder, vector, vector, list(range(first, first + 2 * count))))
             return context.get_dummy_value()
