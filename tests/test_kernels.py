@@ -298,6 +298,29 @@ def test_windows_are_sorted_into_blocks_that_fit(rng):
     assert order.choose_powers(plan, 100, across=False).max() % order.POWER == 0
 
 
+@pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), (1, 5)], ids=str)
+@pytest.mark.parametrize("channels", [32, 70, 128])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8"])
+def test_streamed_results_are_the_results(rng, monkeypatch, levels, channels, dtype):
+    """At once, or beside the next window's bins; at the beginning of a cache line or not."""
+    x = rng.integers(-99, 99, (2, channels, 30, 40)).astype(dtype)
+    rois, batch_index = windows(rng, 300, "sppnet"), rng.integers(0, 2, 300)
+
+    def call(stream_bytes, beside, shift):
+        monkeypatch.setattr(launch, "STREAM_BYTES", stream_bytes)
+        monkeypatch.setattr(launch, "_streams_beside", lambda: beside)
+        shape = 300, sppfast.Pyramid(levels).output_length(channels)
+        memory = np.zeros(np.prod(shape) * x.itemsize + 128, np.uint8)
+        memory = memory[-memory.ctypes.data % 64 + shift * x.itemsize :]
+        out = memory[: np.prod(shape) * x.itemsize].view(dtype).reshape(shape)
+        return sppfast.roi_pool(x, rois, levels, batch_index=batch_index, out=out)
+
+    plain = call(2**60, beside=False, shift=0)
+    for beside in (False, True):
+        for shift in (0, 1):
+            np.testing.assert_array_equal(call(0, beside, shift), plain)
+
+
 @pytest.mark.parametrize("channels", [1, 31, 32, 33, 250, 256, 700])
 @pytest.mark.parametrize("size", [(13, 13), (40, 9), (1, 70)], ids=str)
 def test_channels_side_by_side_are_channels_apart(rng, channels, size):

@@ -80,7 +80,7 @@ from .lanes import (
     OUT_STEP,
     INDEX_AT,
     INDEX_STEP,
-    STREAM,  # whether the result is written past the caches
+    STREAM,  # whether the result is written past the caches, and `BESIDE` other work
     POWERS_AT,  # per row: the blocks or runs that its bins are made of, see `order`; 0: none
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
@@ -119,6 +119,7 @@ SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
 STRIPS_BYTES = 2**22  # of a plane that is summed, at most
 LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
+BESIDE = 2
 POWER = 32  # the powers of two of a block of cells, in one number
 
 
@@ -333,16 +334,18 @@ def widen(target, source, height, width, down, right, t):
 
 
 @routine(only=lambda t: t.mode == "max")
-def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, t):
+def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, flat, beside, t):
     """Reduce the bins of the finest level from overlapping blocks of `tall` x `wide` cells: two down, or more across.
 
-    Bound: a vector load and operation per line of a block.
+    Bound: a vector load and operation per line of a block. With each bin as much of the last window's run, in `flat`,
+    is streamed to `beside`, if that is not 0.
     """
     level = load_i64(desc, LEVELS_AT)
     rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
     y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
     bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
     down, across = tall * map_width * cell_bytes(t), wide * cell_bytes(t)
+    ahead = beside - flat
     for row in range(rows):
         top = tile + load_i32(y_places, row) * map_width * cell_bytes(t)
         bottom = tile + load_i32(y_places, rows + row) * map_width * cell_bytes(t) - down
@@ -360,16 +363,21 @@ def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, t):
                 x += across
             store_accumulator(bin_, accumulator, t)
             bin_ += accumulator_bytes(t)
+            if beside:
+                for i in range(0, lane_count(t) * out_item_bytes(t), LINE_BYTES):
+                    stream_line(flat + ahead + i, flat + i)
+                flat += lane_count(t) * out_item_bytes(t)
 
 
 @routine(types.int64, only=lambda t: t.way == SHARED_WAY)
-def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, power, t):
+def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, power, flat, beside, t):
     """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
 
-    `state` is how far it is: windows come in rising order of their powers.
+    `state` is how far it is: windows come in rising order of their powers. `beside` as in `reduce_blocks`.
     """
     height, width = load_i64(map_, 1), load_i64(map_, 2)
     if power < 0:
+        stream_finest(desc, beside, flat, t)
         step, across = width * cell_bytes(t), cell_bytes(t)
         reduce_bins(desc, tile, step, across, bins, y_edges, x_edges, width, False, 0, height, 0, width, t)
         return state
@@ -381,7 +389,8 @@ def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, po
         from_ = wide_tile if state % POWER else tile
         widen(wide_tile, from_, height, width, 0, 1 << (state % POWER), t)
         state += 1
-    reduce_blocks(desc, wide_tile if wide else tile, bins, y_edges, x_edges, width, 1 << tall, 1 << wide, t)
+    tile = wide_tile if wide else tile
+    reduce_blocks(desc, tile, bins, y_edges, x_edges, width, 1 << tall, 1 << wide, flat, beside, t)
     return state
 
 
@@ -486,8 +495,8 @@ def settle_bins(desc, bins, y_edges, x_edges, t):
 
 
 @routine()
-def write(target, flat, source, bins, valid, stream, indices, t):
-    """Transpose bins of lanes into lanes of bins, in `flat`, and copy that to the result, where it is one run.
+def transpose(flat, source, bins, indices, t):
+    """Transpose bins of lanes into lanes of bins.
 
     A block that reaches past a lane's last bin spills into the next lanes, which are written after it: that is why
     the last block of a lane comes first.
@@ -504,27 +513,38 @@ def write(target, flat, source, bins, valid, stream, indices, t):
                 transpose_index(place, bins * item, from_, step, t)
             else:
                 transpose_out(place, bins * item, from_, step, t)
-    size = valid * bins * item
+
+
+@routine()
+def copy_run(target, source, size, stream):
+    """Copy to the result, past the caches if it is to be streamed."""
     i = 0
     if stream and size >= 2 * LINE_BYTES:
         while (target + i) % SHUFFLE_BYTES:
-            copy_byte(target + i, flat + i)
+            copy_byte(target + i, source + i)
             i += 1
         while (target + i) % LINE_BYTES:
-            copy_part(target + i, flat + i)
+            copy_part(target + i, source + i)
             i += SHUFFLE_BYTES
         while i <= size - LINE_BYTES:
-            stream_line(target + i, flat + i)
+            stream_line(target + i, source + i)
             i += LINE_BYTES
     while i <= size - LINE_BYTES:
-        copy_line(target + i, flat + i)
+        copy_line(target + i, source + i)
         i += LINE_BYTES
     while i <= size - SHUFFLE_BYTES:
-        copy_part(target + i, flat + i)
+        copy_part(target + i, source + i)
         i += SHUFFLE_BYTES
     while i < size:
-        copy_byte(target + i, flat + i)
+        copy_byte(target + i, source + i)
         i += 1
+
+
+@routine()
+def write(target, flat, source, bins, valid, stream, t):
+    """Write bins of lanes to the result, where they are one run, by way of `flat`."""
+    transpose(flat, source, bins, False, t)
+    copy_run(target, flat, valid * bins * out_item_bytes(t), stream)
 
 
 @routine()
@@ -542,25 +562,63 @@ def prefetch_ends(desc, row, channel, t):
                 prefetch_write(end)
 
 
+@routine(types.int64, only=lambda t: t.way == SHARED_WAY and t.mode == "max")
+def place_beside(desc, out, channel, t):
+    """Find where the run of the finest level goes, if it stays in `flat` until there are other bins, or no more; or 0.
+
+    Streamed at once, its lines fill the processor's queue of stores, and the next bins wait until they are written.
+    """
+    level, line = load_i64(desc, LEVELS_AT), lane_count(t) * out_item_bytes(t)
+    channels, count = load_i64(desc, CHANNELS), load_i64(level, ROWS) * load_i64(level, COLUMNS)
+    place = out + (channels * load_i64(level, FIRST) + channel * count) * out_item_bytes(t)
+    whole = channel + lane_count(t) <= channels and place % LINE_BYTES == 0 and line % LINE_BYTES == 0
+    return place if load_i64(desc, STREAM) == BESIDE and whole else 0
+
+
 @routine()
+def stream_finest(desc, beside, flat, t):
+    """Stream the run of the finest level, if it was left in `flat`."""
+    if beside:
+        level = load_i64(desc, LEVELS_AT)
+        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        copy_run(beside, flat, lane_count(t) * count * out_item_bytes(t), True)
+
+
+@routine()
+def write_levels(desc, out, flat, bins, channel, indices, beside, t):
+    """Write the bins of all levels, one channel block, to a row of the result; of the finest not what goes `beside`.
+
+    All are transposed first: what is stored waits, in order, for the streamed lines before it.
+    """
+    channels, lanes, item = load_i64(desc, CHANNELS), lane_count(t), 4 if indices else out_item_bytes(t)
+    valid, stream = min(load_i64(desc, GROUP), lanes, channels - channel), load_i64(desc, STREAM)
+    levels, from_ = load_i64(desc, LEVELS_AT), flat
+    for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
+        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        transpose(from_, bins + load_i64(level, FIRST) * accumulator_bytes(t), count, indices, t)
+        from_ += count * lanes * item
+    from_ = flat
+    for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
+        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        place = out + (channels * load_i64(level, FIRST) + channel * count) * item
+        if place != beside:
+            copy_run(place, from_, valid * count * item, stream)
+        from_ += count * lanes * item
+
+
+@routine(types.int64)
 def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
-    """Write the bins of a window to its row of the result."""
+    """Write the bins of a window to its row of the result; returns what `place_beside` does."""
     join_levels(desc, bins, t)
     if is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges)):
         settle_bins(desc, bins, y_edges, x_edges, t)
-    channels = load_i64(desc, CHANNELS)
-    valid = min(load_i64(desc, GROUP), lane_count(t), channels - channel)
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
-    index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
-    stream = load_i64(desc, STREAM)
-    for i in range(load_i64(desc, LEVELS)):
-        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
-        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        source = bins + first * accumulator_bytes(t)
-        place = channels * first + channel * count
-        write(out + place * out_item_bytes(t), flat, source, count, valid, stream, False, t)
-        if has_index(t):
-            write(index_out + place * 4, flat, source + reduced_bytes(t), count, valid, stream, True, t)
+    beside = place_beside(desc, out, channel, t)
+    write_levels(desc, out, flat, bins, channel, False, beside, t)
+    if has_index(t):
+        index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
+        write_levels(desc, index_out, flat, bins + reduced_bytes(t), channel, True, 0, t)
+    return beside
 
 
 @routine()
@@ -806,7 +864,7 @@ def run_task(desc, task, worker, t):
         first_band, last_band = chunk, chunk + 1
     if shared and first < last:
         pack_whole(desc, tile, map_, address, channel, t)
-    state = 0
+    state, left = 0, 0
     for i in range(first, last):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
         y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
@@ -815,7 +873,7 @@ def run_task(desc, task, worker, t):
             prefetch_ends(desc, row, channel + block * lanes, t)
         if shared and not is_sum(t):
             power = load_i64(powers, row) if powers else -1
-            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, t)
+            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, flat, left, t)
         elif powers and load_i64(powers, row):
             length = load_i64(powers, row)
             state = sum_runs(desc, tile, more, state, length, bins, y_edges, x_edges, map_, t)
@@ -826,7 +884,8 @@ def run_task(desc, task, worker, t):
             reduce_bands(desc, tile, more, into, step, *place, first_band, last_band, bands, t)
         for block in range(blocks if into == bins else 0):
             first_channel = channel + block * lanes
-            finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, t)
+            left = finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, t)
+    stream_finest(desc, left, flat, t)
 
 
 def build(dtype, mode, narrow, way, digest):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llvmlite.binding import get_host_cpu_name
 from numpy.typing import NDArray
 
 from .. import memory
@@ -369,7 +370,8 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
         fields[field] = value
     fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
     fields[kernels.MAY_BE_EMPTY] = plan.may_be_empty
-    fields[kernels.STREAM] = work.results * maps.dtype.itemsize >= STREAM_BYTES
+    if work.results * maps.dtype.itemsize >= STREAM_BYTES:
+        fields[kernels.STREAM] = kernels.BESIDE if _streams_beside() else 1
     if order is not None:
         fields[kernels.STARTS_AT], fields[kernels.ROWS_AT] = address_of(order.starts), address_of(order.rows)
         fields[kernels.POWERS_AT] = 0 if order.powers is None else address_of(order.powers)
@@ -412,6 +414,12 @@ def _lay_out(
     }
     address = kernel.address(PARTS_WAY if kernel.is_sum and way == SHARED_WAY else way)
     return address, fill_fields(values), step
+
+
+@cache
+def _streams_beside() -> bool:
+    """Tell whether to stream lines beside other work: a tenth faster on Intel's processors, a third slower on Zen 3."""
+    return not get_host_cpu_name().startswith("znver")
 
 
 def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:

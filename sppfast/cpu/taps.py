@@ -296,7 +296,7 @@ def gather_window(desc, row, tile, bins, flat, map_, address, channel, t):
         first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
         gather_level(desc, i, row, tile, bins, map_, address, channel, t)
         place = out + (channels * first + channel * count) * out_item_bytes(t)
-        write(place, flat, bins, count, valid, load_i64(desc, STREAM), False, t)
+        write(place, flat, bins, count, valid, load_i64(desc, STREAM), t)
 
 
 @routine()
@@ -395,7 +395,7 @@ def run_spread(desc, task, worker, t):
     for i in range(area):
         settle(tile + i * accumulator_bytes(t), 1, t)
     out = load_i64(load_i64(desc, OUT_AT), number) + channel * area * out_item_bytes(t)
-    write(out, flat, tile, area, min(lane_count(t), channels - channel), load_i64(desc, STREAM), False, t)
+    write(out, flat, tile, area, min(lane_count(t), channels - channel), load_i64(desc, STREAM), t)
 
 
 # --- the gradient of the means of whole maps --------------------------------------------------------------------------
@@ -476,7 +476,7 @@ def run_spread_map(desc, task, worker, t):
     area = height * width
     out = load_i64(load_i64(desc, OUT_AT), number) + channel * area * out_item_bytes(t)
     valid = min(lane_count(t), load_i64(desc, CHANNELS) - channel)
-    write(out, flat, tile, area, valid, load_i64(desc, STREAM), False, t)
+    write(out, flat, tile, area, valid, load_i64(desc, STREAM), t)
 
 
 def build_tabulate(dtype, mode, narrow, way, digest):
