@@ -62,7 +62,8 @@ def scratch(size: int) -> NDArray[np.uint8]:
 def expect(windows: int, counts: int) -> None:
     """Raise MemoryError where there is none to plan so many windows, of so many bins along both axes.
 
-    NumPy up to 2.4 ends the process where it finds none for the buffers of a broadcast: it raises without the GIL.
+    NumPy up to 2.4 ends the process where it finds none for the buffers of a ufunc: it raises without the GIL. It takes
+    them to convert, to broadcast, and for arrays of two dimensions that are not contiguous.
     For much of it the system is asked itself: malloc, once it has taken so much back, keeps whatever is smaller.
     """
     size = PLAN_BYTES + windows * (WINDOW_BYTES + EDGE_BYTES * counts)

@@ -71,7 +71,7 @@ def take_rois(rois: Any, batch_index: Any, maps: int) -> Rois:
         return Rois(array, _take_batch_index(batch_index, len(array), maps), "batch_index")
     if batch_index is not None:
         raise ValueError("batch_index: rois of shape (R, 5) already hold the batch index, expected None")
-    return Rois(array[:, 1:].copy(), array[:, 0])
+    return Rois(array[:, 1:].copy(), array[:, 0])  # contiguous, as the others are: see `memory.expect`
 
 
 def _is_sequence_of_windows(rois: Any) -> bool:
@@ -148,7 +148,7 @@ def align_windows(
 ) -> NDArray[np.float64]:
     """Windows in cells for RoI align: start and extent along y, then along x, computed in `dtype`."""
     half = dtype(0.5 if aligned else 0)
-    x0, y0, x1, y1 = _clip(_scaled(windows, geometry, dtype) - half, VERY_FAR).T
+    x0, y0, x1, y1 = np.clip(_scaled(windows, geometry, dtype) - half, -VERY_FAR, VERY_FAR).T
     height, width = y1 - y0, x1 - x0
     if not aligned:
         height, width = np.maximum(height, dtype(1)), np.maximum(width, dtype(1))
@@ -165,21 +165,15 @@ def check_whole_cells(windows: Windows) -> None:
 def _scaled(windows: Windows, geometry: ConvGeometry, dtype: type[np.floating[Any]]) -> NDArray[Any]:
     """Pixels to cells, every step in `dtype`; what is beyond its range is at its end or infinite, nothing is NaN."""
     scale, offset, largest = steps_of(geometry, np.dtype(dtype))
+    limit = float(largest)  # NumPy ends the process where it finds no memory to negate one of its own scalars
     pixels = windows
     with np.errstate(over="ignore"):
         if pixels.dtype != dtype:
-            pixels = _clip(pixels.astype(np.float64).astype(dtype), float(largest))
+            pixels = np.clip(pixels.astype(np.float64).astype(dtype), -limit, limit)
         if offset:
-            pixels = _clip(pixels - offset, float(largest))
+            pixels = np.clip(pixels - offset, -limit, limit)
         cells: NDArray[Any] = pixels * scale
     return cells
-
-
-def _clip(values: NDArray[Any], largest: float) -> NDArray[Any]:
-    """Clip in place, and unlike ``np.clip`` without buffers: NumPy up to 2.4 ends the process if there are none."""
-    np.minimum(values, largest, out=values)
-    np.maximum(values, -largest, out=values)
-    return values
 
 
 @lru_cache(maxsize=256)

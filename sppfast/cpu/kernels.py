@@ -119,7 +119,7 @@ SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
 STRIPS_BYTES = 2**22  # of a plane that is summed, at most
 LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
-BESIDE = 2
+BESIDE = 2  # of `STREAM`
 POWER = 32  # the powers of two of a block of cells, in one number
 
 

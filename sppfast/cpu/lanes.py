@@ -1043,7 +1043,7 @@ def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
                 decoded = [decode(builder, vector, t) for vector in joined]
                 if decoded == joined and step > count:
                     decoded = [_kept_whole(builder, vector, target_step) for vector in joined]
-                for lane in range(step):  # rising: see `kernels.write`
+                for lane in range(step):  # rising: see `kernels.transpose`
                     first, vector = lane // count * 2 * count, decoded[lane % count]
                     place = builder.add(target, builder.mul(I64(begin + lane), target_step))
                     _store(builder, place, _shuffle(builder, vector, vector, list(range(first, first + 2 * count))))

@@ -15,11 +15,6 @@ from workload import wait_for
 import sppfast
 from sppfast import memory
 
-try:
-    import _testcapi  # not every CPython has it
-except ImportError:
-    _testcapi = None
-
 from .report import Row, bar
 from .scenarios import HANG
 from .soak import digest
@@ -88,6 +83,8 @@ def little_room(room):
 @contextlib.contextmanager
 def failing(number):
     """An interpreter whose allocation of this number, from 0 on, fails."""
+    import _testcapi  # not every CPython has it
+
     _testcapi.set_nomemory(number, number + 1)
     try:
         yield
