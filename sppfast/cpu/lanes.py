@@ -567,13 +567,13 @@ clear_byte = _clear_intrinsic("clear_byte", 1)
 clear_line = _clear_intrinsic("clear_line", LINE_BYTES)
 
 
-def _prefetch_intrinsic(name: str, write: bool) -> Any:
+def _prefetch_intrinsic(name: str, write: int, locality: int) -> Any:
     def typing(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             pointer = ir.IntType(8).as_pointer()
             ty = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
             function = cgutils.get_or_insert_function(builder.module, ty, "llvm.prefetch.p0i8")
-            builder.call(function, [builder.inttoptr(args[0], pointer), I32(int(write)), I32(3), I32(1)])
+            builder.call(function, [builder.inttoptr(args[0], pointer), I32(write), I32(locality), I32(1)])
             return context.get_dummy_value()
 
         return types.void(types.int64), codegen
@@ -582,8 +582,8 @@ def _prefetch_intrinsic(name: str, write: bool) -> Any:
     return intrinsic(typing)
 
 
-prefetch_read = _prefetch_intrinsic("prefetch_read", False)  # a cache line that will be read
-prefetch_write = _prefetch_intrinsic("prefetch_write", True)  # or written
+prefetch_read = _prefetch_intrinsic("prefetch_read", 0, 2)  # a cache line that will be read, to the second level
+prefetch_write = _prefetch_intrinsic("prefetch_write", 1, 3)  # or written, to the first
 
 
 # --- accumulators ---------------------------------------------------------------------------------------------------
