@@ -9,6 +9,7 @@ from sppfast.cpu import kernels, scatter, taps
 from sppfast.cpu.launch import kernel_of
 
 NUMBERS, WAYS = sorted(set(DTYPES) - {"bool"}), (kernels.SHARED_WAY, kernels.ROWS_WAY, kernels.PARTS_WAY)
+PAIRED = [name for name in NUMBERS if "64" not in name]
 HALVES, SINGLES = ("float16", "bfloat16"), ("float32", "float64")
 
 
@@ -19,6 +20,7 @@ def compile_kernel(dtype, mode, narrow, build, way=""):
 if __name__ == "__main__":
     jobs = [
         *itertools.product(NUMBERS, ("max", "argmax"), (0, 1), [kernels.build], WAYS),
+        *itertools.product(PAIRED, ("paired",), (0, 1), [kernels.build], (kernels.SHARED_WAY,)),
         *itertools.product(NUMBERS, ("avg",), (0, 1), [kernels.build], (kernels.ROWS_WAY, kernels.PARTS_WAY)),
         *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather]),
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate]),

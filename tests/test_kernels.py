@@ -1,5 +1,6 @@
 """The ways that the CPU backend has of doing the same thing give the same result."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from torture.fences import fenced
@@ -91,6 +92,7 @@ def test_bins_of_runs_are_the_bins_of_cells(rng, monkeypatch, dtype, levels, rou
         maps.reshape(-1)[rng.integers(0, maps.size, 9)] = 3 * [np.nan, np.inf, -np.inf]
     rois, batch_index = windows(rng, 700, rounding), rng.integers(0, 2, 700)
     chosen = []
+    monkeypatch.setattr(launch, "AREA_CELLS", 2**40)
 
     def call(run_cells):
         monkeypatch.setattr(order, "RUN_CELLS", run_cells)
@@ -106,6 +108,99 @@ def test_bins_of_runs_are_the_bins_of_cells(rng, monkeypatch, dtype, levels, rou
     for run_cells in (0, 1, 3, 10, 30):
         np.testing.assert_array_equal(call(run_cells), by_cells)
     assert any(runs is not None for runs in chosen[1:])
+
+
+def cells_to_add_up(rng, dtype, shape, kind):
+    """Maps of which the sums are exact, or not, or not in some channels."""
+    numbers = rng.standard_normal(shape)
+    if kind == "few digits":
+        numbers = np.round(99 * numbers)
+    if kind == "wide range":
+        numbers = np.exp(9 * numbers)
+    if kind == "close":  # 53 bits hold the sums of some channels, and not those of others
+        numbers = rng.integers(0, 2, shape) + rng.integers(0, 2, shape) * 2.0 ** -rng.integers(30, 55, (shape[1], 1, 1))
+    if np.dtype(dtype).kind in "iu":
+        return (numbers * {"wide range": 1e9}.get(kind, 30)).clip(*ranges(dtype)).astype(dtype)
+    if kind == "special":
+        numbers.reshape(-1)[rng.integers(0, numbers.size, 9)] = 3 * [np.nan, np.inf, -np.inf]
+        numbers[:, 0], numbers[:, -1] = -0.0, 1e-42
+    with np.errstate(over="ignore"):
+        return numbers.astype(dtype)
+
+
+def ranges(dtype):
+    """The smallest and the largest number that float64 has, too."""
+    info = np.iinfo(dtype)
+    return float(info.min), np.nextafter(2.0**63, 0) if info.bits == 64 else float(info.max)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), ((2, 13), 3)], ids=str)
+@pytest.mark.parametrize("kind", ["normal", "few digits", "wide range", "close", "special"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16, "float64", "uint8", "int32", "int64"])
+def test_bins_of_areas_are_the_bins_of_cells(rng, monkeypatch, dtype, kind, levels, rounding):
+    """The same bits: where 53 bits do not hold all sums the cells are added up."""
+    maps = cells_to_add_up(rng, dtype, (2, 40, 50, 70), kind)
+    rois, batch_index = windows(rng, 300, rounding), rng.integers(0, 2, 300)
+
+    def call(area_cells):
+        monkeypatch.setattr(launch, "AREA_CELLS", area_cells)
+        monkeypatch.setattr(launch, "FAR_AREA_CELLS", area_cells)
+        return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index, mode="avg")
+
+    by_cells, by_areas = call(2**40), call(0)
+    assert by_areas.tobytes() == by_cells.tobytes()
+    monkeypatch.setattr(launch, "SECOND_BYTES", 0)
+    assert call(0).tobytes() == by_cells.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_areas_hold_53_bits(monkeypatch, dtype):
+    """A number that leaves no digit, or just one, for the ones beside it."""
+    rois = np.array(
+        [[x0, y0, x1, y1] for y0 in range(3) for y1 in (3, 4) for x0 in range(7) for x1 in range(x0 + 1, 9)]
+    )
+    for large in range(2**53 - 20, 2**53 + 20, 2):
+        x = np.tile(np.array([0, 1, 1], dtype), 11)[:32].reshape(1, 4, 8)
+        x[0, 0, 0] = large
+        monkeypatch.setattr(launch, "AREA_CELLS", 2**40)
+        by_cells = sppfast.roi_pool(x, rois, (2, 1), rounding="cells", mode="avg")
+        monkeypatch.setattr(launch, "AREA_CELLS", 0)
+        by_areas = sppfast.roi_pool(x, rois, (2, 1), rounding="cells", mode="avg")
+        assert by_areas.tobytes() == by_cells.tobytes()
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), ((2, 13), 3)], ids=str)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float16", ml_dtypes.bfloat16, "uint8", "int8", "int32", "uint16", "bool"]
+)
+def test_pairs_are_maxima_and_indices(rng, monkeypatch, dtype, layout, levels, rounding):
+    """Of equal cells the first counts; empty bins have no index."""
+    few = [-np.inf, -1.0, 0.0, -0.0, 3.0, 4.0, np.nan]
+    numbers = rng.choice(few, (2, 70, 38, 63), p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.09, 0.01])
+    maps = numbers.astype(dtype) if np.dtype(dtype).kind in "fV" else np.nan_to_num(numbers, neginf=0).astype(dtype)
+    if np.dtype(dtype).kind in "iu":
+        maps[:, ::2][numbers[:, ::2] < -1] = np.iinfo(dtype).min
+    maps = maps if layout == "NCHW" else np.ascontiguousarray(maps.transpose(0, 2, 3, 1))
+    rois, batch_index = windows(rng, 300, rounding), rng.integers(0, 2, 300)
+    modes = []
+
+    def call(pair_cells):
+        monkeypatch.setattr(launch, "PAIR_CELLS", pair_cells)
+        keywords = {"rounding": rounding, "batch_index": batch_index, "layout": layout, "return_indices": True}
+        return sppfast.roi_pool(maps, rois, levels, **keywords), modes[-1]
+
+    def kernel(maps, mode, narrow, kernel=launch._kernel):
+        modes.append(mode)
+        return kernel(maps, mode, narrow)
+
+    monkeypatch.setattr(launch, "_kernel", kernel)
+    singly, paired = call(2**40), call(1)
+    assert (singly[1], paired[1]) == ("argmax", "paired")
+    for a, b in zip(singly[0], paired[0], strict=True):
+        assert a.tobytes() == b.tobytes()
 
 
 @pytest.fixture

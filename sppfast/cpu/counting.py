@@ -171,6 +171,31 @@ def choose_blocks(
     return best >= 0
 
 
+@compiled("boolean(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def choose_lengths(y_edges, x_edges, step, y_place, rows, x_place, columns, count, price, saved, lengths):
+    """Choose how long the runs are that the bins of each window are summed from; tell whether there are any.
+
+    To make all runs longer by a cell costs `price`. `saved` is room for ``POWER**2`` integers: by how long the
+    narrowest bin is how many cells one more cell of the runs saves.
+    """
+    longest = POWER**2 - 1
+    for length in range(longest + 1):
+        store_i64(saved, length, 0)
+    for i in range(count):
+        height = survey_bins(y_edges + i * step + 4 * y_place, rows)[3]
+        least = survey_bins(x_edges + i * step + 4 * x_place, columns)[0]
+        length = min(max(least, 0), longest)
+        store_i64(lengths, i, length)
+        store_i64(saved, length, load_i64(saved, length) + columns * height)
+    worth = load_i64(saved, longest)
+    while worth < price and longest > 1:
+        longest -= 1
+        worth += load_i64(saved, longest)
+    for i in range(count):
+        store_i64(lengths, i, min(load_i64(lengths, i), longest))
+    return longest > 1
+
+
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def sort(keys, low, high, order, count, starts, result):
     """Sort an order of `count`, or 0 for one that rises, stably by keys from `low` to below `high`.

@@ -13,7 +13,9 @@ from .lanes import (
     accumulator_bytes,
     add_bin,
     add_cell,
+    add_magnitude,
     add_raw_cell,
+    add_rest,
     add_row,
     add_run,
     add_strip,
@@ -27,17 +29,23 @@ from .lanes import (
     copy_line,
     copy_part,
     end_row,
+    grid_of,
     has_index,
     index_group,
+    is_paired,
     is_sum,
+    is_zero,
     item_bytes,
     lane_count,
     load_accumulator,
+    load_area,
     load_i32,
     load_i64,
     load_strip,
+    number_cell,
     out_group,
     out_item_bytes,
+    pair_group,
     prefetch_read,
     prefetch_write,
     reduced_bytes,
@@ -49,12 +57,14 @@ from .lanes import (
     start_run,
     store_accumulator,
     store_i64,
+    store_mean,
     store_run,
     store_strip,
     stream_line,
     transpose_in,
     transpose_index,
     transpose_out,
+    transpose_pairs,
     transpose_rows,
 )
 
@@ -106,8 +116,9 @@ from .lanes import (
     BANDS_AT,  # bins of each map, task's channels and band; 0: a task does all bands of its map
     BANDS_STEP,  # from one band to the next
     MERGE,  # whether bands are made whole now, not reduced
+    AREAS,  # whether a table of areas is made of the tile, for sums
     FIELDS,
-) = range(47)
+) = range(48)
 SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
@@ -118,6 +129,7 @@ AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
 STRIPS_BYTES = 2**22  # of a plane that is summed, at most
+BLOCK_MODES = "max", "paired"  # cells may be reduced twice, and in any order
 LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
 BESIDE = 2  # of `STREAM`
 POWER = 32  # the powers of two of a block of cells, in one number
@@ -168,10 +180,18 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
                 copy_cell(target + x * cell, target + x * cell, t)
 
 
+@routine(only=lambda t: t.mode == "paired")
+def number_cells(tile, count, t):
+    """Make the keys of a tile pairs with the indices of their cells."""
+    for i in range(count):
+        number_cell(tile + i * cell_bytes(t), i, t)
+
+
 @routine(only=lambda t: t.way == SHARED_WAY or (t.way == PARTS_WAY and t.mode == "avg"))
 def pack_whole(desc, tile, map_, address, channel, t):
     """Copy a channel block of a whole map into the tile."""
     pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, load_i64(map_, 1), 0, load_i64(map_, 2), t)
+    number_cells(tile, load_i64(map_, 1) * load_i64(map_, 2), t)
 
 
 @routine()
@@ -320,7 +340,7 @@ def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, held, y
     return True
 
 
-@routine(only=lambda t: t.mode == "max")
+@routine(only=lambda t: t.mode in BLOCK_MODES)
 def widen(target, source, height, width, down, right, t):
     """Make every cell the larger of itself and the cell `down` and to the `right` of it; in place too."""
     size = cell_bytes(t)
@@ -333,7 +353,7 @@ def widen(target, source, height, width, down, right, t):
             store_accumulator(target + cell, accumulator, t)
 
 
-@routine(only=lambda t: t.mode == "max")
+@routine(only=lambda t: t.mode in BLOCK_MODES)
 def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, flat, beside, t):
     """Reduce the bins of the finest level from overlapping blocks of `tall` x `wide` cells: two down, or more across.
 
@@ -433,6 +453,59 @@ def sum_runs(desc, tile, runs, length, longer, bins, y_edges, x_edges, map_, t):
     return length
 
 
+@routine(types.boolean, only=lambda t: t.mode == "avg")
+def sum_areas(desc, tile, areas, map_, channel, t):
+    """Sum the cells above and to the left of each corner of a cell, a summed-area table (Crow 1984); tell if exact.
+
+    It is if the cells of a channel are multiples of a power of two, and their magnitudes add up to less than 2**53 of
+    it: then a bin's sum has the same bits in whatever order it is added up. Otherwise the table is left unfinished.
+    Bound: a vector load, two additions and a store per line of a sum, and seven operations to see that it is exact.
+    """
+    height, width, size = load_i64(map_, 1), load_i64(map_, 2), accumulator_bytes(t)
+    valid, step = load_i64(desc, CHANNELS) - channel, (width + 1) * size
+    total, rest = start(t), start(t)
+    for i in range(height * width):
+        total = add_magnitude(total, tile + i * cell_bytes(t), t)
+    grid = grid_of(total, t)
+    for x in range(width + 1):
+        store_accumulator(areas + x * size, start(t), t)
+    for y in range(height):
+        above, sums = areas + y * step, start(t)
+        store_accumulator(above + step, sums, t)
+        for x in range(width):
+            cell = tile + (y * width + x) * cell_bytes(t)
+            rest = add_rest(rest, cell, grid, t)
+            sums = add_cell(sums, cell, 0, t)
+            above += size
+            store_accumulator(above + step, add_bin(sums, above, t), t)
+        if not is_zero(rest, valid, t):
+            return False
+    return True
+
+
+@routine(only=lambda t: t.mode == "avg")
+def subtract_areas(desc, areas, bins, y_edges, x_edges, map_, t):
+    """Find the means of the bins of a window, of all levels, each from the four corners of its area.
+
+    Bound: four vector loads and three operations per line of a sum, however large the bin; then to make it a mean.
+    """
+    size = accumulator_bytes(t)
+    step = (load_i64(map_, 2) + 1) * size
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
+        y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+        bin_ = bins + load_i64(level, FIRST) * size
+        for row in range(rows):
+            top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
+            above, below = areas + top * step, areas + bottom * step
+            for column in range(columns):
+                left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
+                area = max(bottom - top, 0) * (right - left)
+                store_mean(bin_, load_area(above, below, left * size, right * size, t), area, t)
+                bin_ += size
+
+
 @routine()
 def join_levels(desc, bins, t):
     """Reduce the levels whose bins are unions of a finer level's bins."""
@@ -515,6 +588,19 @@ def transpose(flat, source, bins, indices, t):
                 transpose_out(place, bins * item, from_, step, t)
 
 
+@routine(only=lambda t: t.mode == "paired")
+def part_pairs(flat, places, source, bins, t):
+    """Transpose bins of lanes of pairs into lanes of bins, keys and, in `places`, indices; blocks as in `transpose`."""
+    item, group, block = out_item_bytes(t), pair_group(t), 2 * SHUFFLE_BYTES // 4
+    blocks = -(-bins // block)
+    step = accumulator_bytes(t)
+    for lane in range(0, lane_count(t), group):
+        for i in range(blocks):
+            bin_ = ((i if i else blocks) - 1) * block
+            from_, first = source + bin_ * step + lane // group * LINE_BYTES, lane * bins + bin_
+            transpose_pairs(flat + first * item, bins * item, places + first * 4, bins * 4, from_, step, t)
+
+
 @routine()
 def copy_run(target, source, size, stream):
     """Copy to the result, past the caches if it is to be streamed."""
@@ -585,39 +671,54 @@ def stream_finest(desc, beside, flat, t):
 
 
 @routine()
-def write_levels(desc, out, flat, bins, channel, indices, beside, t):
-    """Write the bins of all levels, one channel block, to a row of the result; of the finest not what goes `beside`.
+def transpose_levels(desc, flat, bins, indices, t):
+    """Transpose the bins of all levels; pairs into keys and, behind them, indices.
 
-    All are transposed first: what is stored waits, in order, for the streamed lines before it.
+    All of them before one is copied: what is stored waits, in order, for the streamed lines before it.
     """
-    channels, lanes, item = load_i64(desc, CHANNELS), lane_count(t), 4 if indices else out_item_bytes(t)
-    valid, stream = min(load_i64(desc, GROUP), lanes, channels - channel), load_i64(desc, STREAM)
-    levels, from_ = load_i64(desc, LEVELS_AT), flat
+    levels, item = load_i64(desc, LEVELS_AT), 4 if indices else out_item_bytes(t)
+    places = flat + load_i64(desc, BINS) * lane_count(t) * item
     for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
         count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        transpose(from_, bins + load_i64(level, FIRST) * accumulator_bytes(t), count, indices, t)
-        from_ += count * lanes * item
-    from_ = flat
+        source = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        if is_paired(t):
+            part_pairs(flat, places, source, count, t)
+        else:
+            transpose(flat, source, count, indices, t)
+        flat += count * lane_count(t) * item
+        places += count * lane_count(t) * 4
+
+
+@routine()
+def copy_levels(desc, out, flat, channel, item, beside, t):
+    """Copy the transposed bins of all levels, one channel block, to a row of the result, but not what goes `beside`."""
+    channels, lanes = load_i64(desc, CHANNELS), lane_count(t)
+    valid, levels = min(load_i64(desc, GROUP), lanes, channels - channel), load_i64(desc, LEVELS_AT)
     for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
         count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
         place = out + (channels * load_i64(level, FIRST) + channel * count) * item
         if place != beside:
-            copy_run(place, from_, valid * count * item, stream)
-        from_ += count * lanes * item
+            copy_run(place, flat, valid * count * item, load_i64(desc, STREAM))
+        flat += count * lanes * item
 
 
 @routine(types.int64)
-def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, t):
-    """Write the bins of a window to its row of the result; returns what `place_beside` does."""
+def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, settled, t):
+    """Write the bins of a window, `settled` or not, to its row of the result; returns what `place_beside` does."""
     join_levels(desc, bins, t)
-    if is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges)):
+    if not settled and (is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges))):
         settle_bins(desc, bins, y_edges, x_edges, t)
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
     beside = place_beside(desc, out, channel, t)
-    write_levels(desc, out, flat, bins, channel, False, beside, t)
+    transpose_levels(desc, flat, bins, False, t)
+    copy_levels(desc, out, flat, channel, out_item_bytes(t), beside, t)
     if has_index(t):
         index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
-        write_levels(desc, index_out, flat, bins + reduced_bytes(t), channel, True, 0, t)
+        if is_paired(t):
+            flat += load_i64(desc, BINS) * lane_count(t) * out_item_bytes(t)
+        else:
+            transpose_levels(desc, flat, bins + reduced_bytes(t), True, t)
+        copy_levels(desc, index_out, flat, channel, 4, 0, t)
     return beside
 
 
@@ -864,6 +965,7 @@ def run_task(desc, task, worker, t):
         first_band, last_band = chunk, chunk + 1
     if shared and first < last:
         pack_whole(desc, tile, map_, address, channel, t)
+    areas = load_i64(desc, AREAS) and first < last and sum_areas(desc, tile, more, map_, channel, t)
     state, left = 0, 0
     for i in range(first, last):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
@@ -874,6 +976,8 @@ def run_task(desc, task, worker, t):
         if shared and not is_sum(t):
             power = load_i64(powers, row) if powers else -1
             state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, flat, left, t)
+        elif areas:
+            subtract_areas(desc, more, bins, y_edges, x_edges, map_, t)
         elif powers and load_i64(powers, row):
             length = load_i64(powers, row)
             state = sum_runs(desc, tile, more, state, length, bins, y_edges, x_edges, map_, t)
@@ -884,7 +988,7 @@ def run_task(desc, task, worker, t):
             reduce_bands(desc, tile, more, into, step, *place, first_band, last_band, bands, t)
         for block in range(blocks if into == bins else 0):
             first_channel = channel + block * lanes
-            left = finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, t)
+            left = finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, areas, t)
     stream_finest(desc, left, flat, t)
 
 

@@ -76,8 +76,9 @@ class Reduction(types.Opaque):
     ----------
     dtype : str
         Of the maps.
-    mode : {"max", "argmax", "avg", "peak"}
-        What is reduced; ``"peak"`` is the largest of weighted cells.
+    mode : {"max", "argmax", "paired", "avg", "peak"}
+        What is reduced; ``"paired"`` are maxima and their indices, too, each with its key in one integer, and
+        ``"peak"`` is the largest of weighted cells.
     narrow : bool
         Whether there are few channels: as few lanes as a transposed block has, instead of as many as are fast.
     way : str
@@ -101,8 +102,20 @@ class Reduction(types.Opaque):
         return 32 if self.bits < 32 else 64
 
     @property
+    def pair_bits(self) -> int:
+        """Bits of a key and, below it, of an index: its bits turned, so that the first of equal ones is the largest."""
+        return 64 if self.bits > 16 else 32
+
+    @property
+    def index_bits(self) -> int:
+        """Those of the index."""
+        return self.pair_bits - self.bits
+
+    @property
     def cell(self) -> Lanes:
-        """A cell of the tile: keys or, of what is reduced as float64, the dtype's own bits, for halves float32's."""
+        """A cell of the tile: keys, pairs or, of what is reduced as float64, the dtype's bits, of halves float32's."""
+        if self.mode == "paired":
+            return Lanes(self.pair_bits, self.count)
         return Lanes(32 if self.wide and self.kind == "float" and self.bits == 16 else self.bits, self.count)
 
     @property
@@ -112,8 +125,8 @@ class Reduction(types.Opaque):
 
     @property
     def reduced(self) -> Lanes:
-        """What cells are reduced to: keys, or float64."""
-        return Lanes(64, self.count, is_float=True) if self.wide else Lanes(self.bits, self.count)
+        """What cells are reduced to: keys, pairs, or float64."""
+        return Lanes(64, self.count, is_float=True) if self.wide else self.cell
 
     @property
     def index(self) -> Lanes:
@@ -250,6 +263,9 @@ def _single_of_half(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.V
 
 def _to_cell(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
     """Turn the bits of the dtype into what a tile holds."""
+    if t.mode == "paired":
+        key = builder.zext(_encode(builder, bits, t), ir.VectorType(t.cell.llvm.element, bits.type.count))
+        return builder.shl(key, _constant(key.type, t.index_bits))
     return _encode(builder, bits, t) if t.cell.bits == t.bits else _single_of_half(builder, bits, t)
 
 
@@ -260,55 +276,43 @@ def _narrow(builder: ir.IRBuilder, value: ir.Value, t: Reduction) -> ir.Value:
     single = ir.VectorType(F32, value.type.count)
     if t.out_bits == 32:
         return _as(builder, builder.fptrunc(value, single), I32)
-    odd = _round_to_odd(builder, value)
-    return builder.trunc(
-        (_single_to_bfloat16 if t.dtype == "bfloat16" else _single_to_float16)(builder, odd),
-        ir.VectorType(I16, value.type.count),
-    )
+    return (_to_bfloat16 if t.dtype == "bfloat16" else _to_float16)(builder, value)
 
 
-def _round_to_odd(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Bits of float64 as float32 rounded to odd, which a second rounding to fewer bits does not falsify."""
-    near = builder.fptrunc(value, ir.VectorType(F32, value.type.count))
-    back = builder.fpext(near, value.type)
-    bits = _as(builder, near, I32)
-    one, minus = _constant(bits.type, 1), _constant(bits.type, -1)
-
-    def magnitude(v: ir.Value) -> ir.Value:
-        return builder.and_(_as(builder, v, I64), _constant(ir.VectorType(I64, v.type.count), 2**63 - 1))
-
-    away = builder.icmp_signed(">", magnitude(back), magnitude(value))
-    even = builder.icmp_signed("==", builder.and_(bits, one), _constant(bits.type, 0))
-    inexact = builder.and_(even, builder.fcmp_ordered("!=", back, value))
-    return builder.select(inexact, builder.add(bits, builder.select(away, minus, one)), bits)
+def _limited(builder: ir.IRBuilder, value: ir.Value, low: float, high: float) -> ir.Value:
+    """Limit positive numbers."""
+    low, high = _constant(value.type, low), _constant(value.type, high)
+    value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
+    return builder.select(builder.fcmp_ordered(">", value, high), high, value)
 
 
-def _single_to_bfloat16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+def _rounded_to(builder: ir.IRBuilder, value: ir.Value, digits: int, smallest: float) -> ir.Value:
+    """Round float64 to so many binary digits, below the smallest normal number to its last: a float32 then.
+
+    To a large number, of which the last bit is worth as much as that digit, it is added, and that taken away.
+    """
+    power = builder.and_(_as(builder, value, I64), _constant(ir.VectorType(I64, value.type.count), 0x7FF << 52))
+    power = _limited(builder, _as(builder, power, F64), smallest, 2.0**512)  # infinity stays what it is
+    grid = builder.fmul(power, _constant(value.type, 1.5 * 2.0 ** (53 - digits)))
+    rounded = builder.fsub(builder.fadd(value, grid), grid)
+    ty, name = ir.FunctionType(value.type, 2 * [value.type]), f"llvm.copysign.v{value.type.count}f64"
+    rounded = builder.call(cgutils.get_or_insert_function(builder.module, ty, name), [rounded, value])  # of 0
+    return _as(builder, builder.fptrunc(rounded, ir.VectorType(F32, value.type.count)), I32)
+
+
+def _to_bfloat16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    bits = _rounded_to(builder, value, 8, 2.0**-126)
+    return builder.trunc(builder.lshr(bits, _constant(bits.type, 16)), ir.VectorType(I16, bits.type.count))
+
+
+def _to_float16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """By scaling, so that exponents are float16's: its subnormal numbers are float32's; infinity is left out bits."""
+    bits = _rounded_to(builder, value, 11, 2.0**-14)
     ty = bits.type
-    high = builder.lshr(bits, _constant(ty, 16))
-    even = builder.add(builder.and_(high, _constant(ty, 1)), _constant(ty, 0x7FFF))
-    rounded = builder.lshr(builder.add(bits, even), _constant(ty, 16))
-    magnitude = builder.and_(bits, _constant(ty, 0x7FFFFFFF))
-    is_nan = builder.icmp_signed(">", magnitude, _constant(ty, 0x7F800000))
-    return builder.select(is_nan, builder.or_(high, _constant(ty, 0x40)), rounded)
-
-
-def _single_to_float16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
-    ty = bits.type
-    magnitude = builder.and_(bits, _constant(ty, 0x7FFFFFFF))
-    odd = builder.and_(builder.lshr(magnitude, _constant(ty, 13)), _constant(ty, 1))
-    rebias = _constant(ty, ((15 - 127) << 23) + 0xFFF)
-    normal = builder.lshr(builder.add(builder.add(magnitude, rebias), odd), _constant(ty, 13))
-    # Below 2**-14 the sum with 0.5 has the spacing of float16's subnormals: the addition rounds.
-    half = builder.fadd(_as(builder, magnitude, F32), _constant(ir.VectorType(F32, ty.count), 0.5))
-    subnormal = builder.sub(_as(builder, half, I32), _constant(ty, 0x3F000000))
-    is_nan = builder.icmp_signed(">", magnitude, _constant(ty, 0x7F800000))
-    special = builder.select(is_nan, _constant(ty, 0x7E00), _constant(ty, 0x7C00))
-    small = builder.icmp_signed("<", magnitude, _constant(ty, 0x38800000))
-    large = builder.icmp_signed(">=", magnitude, _constant(ty, 0x47800000))
-    result = builder.select(large, special, builder.select(small, subnormal, normal))
+    scaled = builder.fmul(_as(builder, bits, F32), _constant(ir.VectorType(F32, ty.count), 2.0**-112))
+    magnitude = builder.and_(builder.lshr(_as(builder, scaled, I32), _constant(ty, 13)), _constant(ty, 0x7FFF))
     sign = builder.and_(builder.lshr(bits, _constant(ty, 16)), _constant(ty, 0x8000))
-    return builder.or_(result, sign)
+    return builder.trunc(builder.or_(magnitude, sign), ir.VectorType(I16, ty.count))
 
 
 # --- the token and its sizes ----------------------------------------------------------------------------------------
@@ -346,9 +350,11 @@ transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bi
 column_bytes = _size("column_bytes", lambda t: t.column_bytes)
 row_lanes = _size("row_lanes", lambda t: t.row.count)
 out_group = _size("out_group", lambda t: group_of(t.out_bits, t.count))
+pair_group = _size("pair_group", lambda t: LINE_BYTES * 8 // t.pair_bits)
 index_group = _size("index_group", lambda t: group_of(32, t.count))
 is_sum = _size("is_sum", lambda t: t.mode == "avg")
-has_index = _size("has_index", lambda t: t.mode == "argmax")
+is_paired = _size("is_paired", lambda t: t.mode == "paired")
+has_index = _size("has_index", lambda t: t.mode in ("argmax", "paired"))
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
@@ -609,7 +615,7 @@ def start(typingctx: Any, t: Any) -> Any:
     """Make the accumulator of no cells: the smallest key at no index, or the sum 0."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        smallest = _constant(t.reduced.llvm, 0.0 if t.mode == "avg" else -(2 ** (t.bits - 1)))
+        smallest = _constant(t.reduced.llvm, 0.0 if t.mode == "avg" else -(2 ** (t.reduced.bits - 1)))
         return _whole(context, builder, [smallest, _constant(t.index.llvm, -1)], t)
 
     return t.accumulator(t), codegen
@@ -697,6 +703,19 @@ def add_bin(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
 
 
 @intrinsic
+def number_cell(typingctx: Any, address: Any, index: Any, t: Any) -> Any:
+    """Put the index of a cell below its keys, which makes them pairs."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address, index, _ = args
+        low = builder.trunc(builder.sub(I64(2**t.index_bits - 1), index), t.cell.llvm.element)  # 0 would be no index
+        _store(builder, address, builder.or_(_load_cell(builder, address, t), _splat(builder, low, t.count)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
 def begin_row(typingctx: Any, accumulator: Any, t: Any) -> Any:
     """Make the accumulator of a row of a bin's cells: a sum of its own, or that of the bin so far."""
 
@@ -714,6 +733,78 @@ def end_row(typingctx: Any, accumulator: Any, row: Any, t: Any) -> Any:
         return builder.fadd(args[0], args[1]) if t.mode == "avg" else args[1]
 
     return t.accumulator(t.accumulator, t.accumulator, t), codegen
+
+
+def _magnitude(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    bits = builder.and_(_as(builder, value, I64), _constant(ir.VectorType(I64, value.type.count), 2**63 - 1))
+    return _as(builder, bits, F64)
+
+
+@intrinsic
+def add_magnitude(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
+    """Add the magnitude of a cell to a sum of them."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        cell = _widen(builder, _load_cell(builder, args[1], t), t)
+        return builder.fadd(args[0], _magnitude(builder, cell))
+
+    return t.accumulator(t.accumulator, types.int64, t), codegen
+
+
+@intrinsic
+def grid_of(typingctx: Any, total: Any, t: Any) -> Any:
+    """Find a number whose last bit is worth 2**-52 of the power of two in `total`: to add it rounds to such a bit."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        ty = ir.VectorType(I64, t.count)
+        power = builder.and_(_as(builder, args[0], I64), _constant(ty, 0x7FF << 52))
+        return _as(builder, builder.or_(power, _constant(ty, 1 << 51)), F64)
+
+    return t.accumulator(t.accumulator, t), codegen
+
+
+@intrinsic
+def add_rest(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: Any) -> Any:
+    """Add the magnitude of what is left of a cell when it is rounded to a grid: 0 if nothing is."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        accumulator, address, grid, _ = args
+        cell = _magnitude(builder, _widen(builder, _load_cell(builder, address, t), t))
+        rest = builder.fsub(builder.fsub(builder.fadd(cell, grid), grid), cell)
+        return builder.fadd(accumulator, _magnitude(builder, rest))
+
+    return t.accumulator(t.accumulator, types.int64, t.accumulator, t), codegen
+
+
+@intrinsic
+def is_zero(typingctx: Any, accumulator: Any, valid: Any, t: Any) -> Any:
+    """Tell whether the first `valid` lanes are 0."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        accumulator, valid, _ = args
+        numbers = ir.Constant(t.index.llvm, list(range(t.count)))
+        used = builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(valid, I32), t.count))
+        other = builder.fcmp_unordered("!=", accumulator, _constant(accumulator.type, 0.0))
+        bits = builder.bitcast(builder.and_(used, other), ir.IntType(t.count))
+        return builder.icmp_signed("==", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(t.accumulator, types.int64, t), codegen
+
+
+@intrinsic
+def load_area(typingctx: Any, above: Any, below: Any, left: Any, right: Any, t: Any) -> Any:
+    """Make the sum of the cells between corners of a table of areas: above, below, and in those rows left and right."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        above, below, left, right, _ = args
+
+        def corner(row: ir.Value, column: ir.Value) -> ir.Value:
+            return _load(builder, builder.add(row, column), t.reduced.llvm)
+
+        rows = [builder.fsub(corner(row, right), corner(row, left)) for row in (below, above)]
+        return builder.fsub(*rows)
+
+    return t.accumulator(*4 * [types.int64], t), codegen
 
 
 @intrinsic
@@ -755,10 +846,18 @@ def add_weighted(typingctx: Any, accumulator: Any, value: Any, weight: Any, t: A
 
 
 def _divide(builder: ir.IRBuilder, value: ir.Value, area: ir.Value, t: Reduction) -> ir.Value:
-    """Divide; where the result is rounded to float32 anyway by multiplication, which takes a tenth of the time."""
-    if t.out_bits != 32:
+    """Divide; where the result has fewer digits anyway by multiplication, which takes a tenth of the time.
+
+    That may miss a number halfway between two halves by 2**-52 of it: so what is within 2**-50 counts as halfway.
+    """
+    if t.out_bits == 64:
         return builder.fdiv(value, _splat(builder, area, t.count))
-    return builder.fmul(value, _splat(builder, builder.fdiv(F64(1.0), area), t.count))
+    value = builder.fmul(value, _splat(builder, builder.fdiv(F64(1.0), area), t.count))
+    if t.out_bits == 16:
+        bits = _as(builder, value, I64)
+        bits = builder.and_(builder.add(bits, _constant(bits.type, 4)), _constant(bits.type, -8))
+        value = _as(builder, bits, F64)
+    return value
 
 
 @intrinsic
@@ -772,21 +871,36 @@ def store_rounded(typingctx: Any, address: Any, accumulator: Any, t: Any) -> Any
     return types.void(types.int64, t.accumulator, t), codegen
 
 
+def _settled(builder: ir.IRBuilder, value: ir.Value, area: ir.Value, t: Reduction) -> ir.Value:
+    if t.mode == "avg":
+        value = _divide(builder, value, builder.sitofp(area, F64), t)
+    value = _narrow(builder, value, t) if t.wide else value
+    empty = _constant(value.type, 0) if t.wide else _to_cell(builder, _constant(t.raw.llvm, 0), t)
+    return builder.select(builder.icmp_signed(">", area, I64(0)), value, empty)
+
+
 @intrinsic
 def settle(typingctx: Any, address: Any, area: Any, t: Any) -> Any:
     """Make a sum over `area` cells a mean, as bits of the result's dtype, and a bin of no cells 0."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         address, area, _ = args
-        value = _load_parts(builder, address, t)[0]
-        if t.mode == "avg":
-            value = _divide(builder, value, builder.sitofp(area, F64), t)
-        value = _narrow(builder, value, t) if t.wide else value
-        empty = _encode(builder, _constant(value.type, 0), t)
-        _store(builder, address, builder.select(builder.icmp_signed(">", area, I64(0)), value, empty))
+        _store(builder, address, _settled(builder, _load_parts(builder, address, t)[0], area, t))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def store_mean(typingctx: Any, address: Any, accumulator: Any, area: Any, t: Any) -> Any:
+    """Store a sum as `settle` leaves it."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address, accumulator, area, _ = args
+        _store(builder, address, _settled(builder, accumulator, area, t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, t.accumulator, types.int64, t), codegen
 
 
 # --- rows of one channel -------------------------------------------------------------------------------------------
@@ -1017,6 +1131,39 @@ def _kept_whole(builder: ir.IRBuilder, vector: ir.Value, step: ir.Value) -> ir.V
     return builder.xor(vector, _splat(builder, zero, vector.type.count))
 
 
+def _joined_rows(builder: ir.IRBuilder, source: ir.Value, step: ir.Value, line: ir.VectorType) -> list[list[ir.Value]]:
+    """Transpose 2E bins of a line of lanes, E elements being 16 bytes, and join the bins of a lane in whole vectors.
+
+    Returns E vectors for each half of the lanes, or for all: the i-th has the bins of the i-th of every E lanes.
+    """
+    lanes, count = line.count, SHUFFLE_BYTES * 8 // line.element.width
+
+    def rows(first: int) -> list[ir.Value]:
+        places = [builder.add(source, builder.mul(I64(first + i), step)) for i in range(count)]
+        return _transpose(builder, [_load(builder, place, line) for place in places])
+
+    halves, joined = list(zip(rows(0), rows(count), strict=True)), []
+    filled = max(lanes // 2, count)  # lanes of which the bins fill a vector
+    for begin in range(0, lanes, filled):
+        firsts = range(begin, begin + filled, count)
+        mask = [first + half + k for first in firsts for half in (0, lanes) for k in range(count)]
+        joined.append([_shuffle(builder, low, high, mask) for low, high in halves])
+    return joined
+
+
+def _store_rows(
+    builder: ir.IRBuilder, joined: list[list[ir.Value]], target: ir.Value, step: ir.Value, bins: int
+) -> None:
+    """Store parts of joined vectors, `bins` of a lane each, lane by lane, rising: see `kernels.transpose`."""
+    lane = 0
+    for vectors in joined:
+        for first in range(0, vectors[0].type.count, bins):
+            for vector in vectors:
+                place = builder.add(target, builder.mul(I64(lane), step))
+                _store(builder, place, _shuffle(builder, vector, vector, list(range(first, first + bins))))
+                lane += 1
+
+
 def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
     """Transpose 2E bins of a group of lanes, E elements being 16 bytes, into 2E bins of each lane, decoded.
 
@@ -1026,27 +1173,12 @@ def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
     def typing(typingctx: Any, target: Any, target_step: Any, source: Any, source_step: Any, t: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             target, target_step, source, source_step, _ = args
-            size, lanes = bits(t), group_of(bits(t), t.count)
-            count = SHUFFLE_BYTES * 8 // size
-            line = ir.VectorType(ir.IntType(size), lanes)
-
-            def rows(first: int) -> list[ir.Value]:
-                places = [builder.add(source, builder.mul(I64(first + i), source_step)) for i in range(count)]
-                return _transpose(builder, [_load(builder, place, line) for place in places])
-
-            halves = list(zip(rows(0), rows(count), strict=True))
-            step = max(lanes // 2, count)  # of which the bins fill a vector
-            for begin in range(0, lanes, step):
-                firsts = range(begin, begin + step, count)
-                mask = [first + half + k for first in firsts for half in (0, lanes) for k in range(count)]
-                joined = [_shuffle(builder, low, high, mask) for low, high in halves]
-                decoded = [decode(builder, vector, t) for vector in joined]
-                if decoded == joined and step > count:
-                    decoded = [_kept_whole(builder, vector, target_step) for vector in joined]
-                for lane in range(step):  # rising: see `kernels.transpose`
-                    first, vector = lane // count * 2 * count, decoded[lane % count]
-                    place = builder.add(target, builder.mul(I64(begin + lane), target_step))
-                    _store(builder, place, _shuffle(builder, vector, vector, list(range(first, first + 2 * count))))
+            line = ir.VectorType(ir.IntType(bits(t)), group_of(bits(t), t.count))
+            joined = _joined_rows(builder, source, source_step, line)
+            decoded = [[decode(builder, vector, t) for vector in vectors] for vectors in joined]
+            if decoded == joined and len(joined) > 1:
+                decoded = [[_kept_whole(builder, vector, target_step) for vector in vectors] for vectors in joined]
+            _store_rows(builder, decoded, target, target_step, 2 * SHUFFLE_BYTES * 8 // line.element.width)
             return context.get_dummy_value()
 
         return types.void(*4 * [types.int64], t), codegen
@@ -1057,3 +1189,34 @@ def _transpose_out(name: str, bits: Any, decode: Any) -> Any:
 
 transpose_out = _transpose_out("transpose_out", lambda t: t.out_bits, _decode)
 transpose_index = _transpose_out("transpose_index", lambda t: 32, lambda builder, vector, t: vector)
+
+
+@intrinsic
+def transpose_pairs(
+    typingctx: Any, target: Any, target_step: Any, places: Any, places_step: Any, source: Any, source_step: Any, t: Any
+) -> Any:
+    """Transpose 8 bins of a cache line of pairs into 8 keys of each lane, decoded, and 8 indices.
+
+    To transpose 4 bytes at a time parts pairs of 8 bytes, too: every other row is of indices.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        target, target_step, places, places_step, source, source_step, _ = args
+        joined = _joined_rows(builder, source, source_step, ir.VectorType(I32, LINE_BYTES // 4))
+
+        def key(pair: ir.Value) -> ir.Value:
+            if t.bits < 32:
+                high = builder.lshr(pair, _constant(pair.type, t.index_bits))
+                pair = builder.trunc(high, ir.VectorType(ir.IntType(t.bits), pair.type.count))
+            return _decode(builder, pair, t)
+
+        def index(pair: ir.Value) -> ir.Value:
+            pair, unused = builder.not_(pair), _constant(pair.type, 32 - min(t.index_bits, 32))
+            return builder.ashr(builder.shl(pair, unused), unused)
+
+        low, high = (slice(0, None, 2), slice(1, None, 2)) if t.pair_bits == 64 else 2 * (slice(None),)
+        _store_rows(builder, [list(map(key, vectors[high])) for vectors in joined], target, target_step, 8)
+        _store_rows(builder, [list(map(index, vectors[low])) for vectors in joined], places, places_step, 8)
+        return context.get_dummy_value()
+
+    return types.void(*6 * [types.int64], t), codegen

@@ -38,6 +38,10 @@ TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
+PAIR_CELLS = 48  # to make a pair of a key and an index costs as much as to reduce so many cells twice
+AREA_CELLS = 3  # to add a cell to a table of areas, as so many
+FAR_AREA_CELLS = 10  # to one that leaves the near caches
+AREA_BYTES = 2**22  # of the largest
 MANY_CELLS = 2**62
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
@@ -46,7 +50,7 @@ BAND_BYTES = 2**17  # of a channel in a band of rows, at least, into which a map
 SUMMED_BAND = 4  # times as many where they are summed: however many tasks, so that the order is always the same
 BAND_SHARE = 8  # of a band, at most, are its bins, which are kept till those of all bands are there
 SPILL = 32  # bins that a transposed block reads past the last
-KEEP_BYTES = 2**23  # of scratch memory, from one call to the next
+KEEP_BYTES = 2**24  # of scratch memory, from one call to the next
 
 _local = threading.local()
 
@@ -66,6 +70,7 @@ class Kernel:
     has_index: bool
     column_bytes: int  # of a strip
     result_bytes: int  # of a bin of the result, all lanes
+    most_cells: int  # of a map
 
     def address(self, way: str = "") -> int:
         """Compile it, or load it from the cache on disk; `way` is one of its ways, if it has several."""
@@ -86,9 +91,10 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         cell_bytes=t.count * t.cell.bits // 8,
         bin_bytes=t.accumulator_bytes,
         is_sum=t.mode == "avg",
-        has_index=t.mode == "argmax",
+        has_index=t.mode in ("argmax", "paired"),
         column_bytes=t.column_bytes,
-        result_bytes=t.count * max(t.out_bits // 8, 4),
+        result_bytes=t.count * (t.out_bits // 8 + 4 if t.mode == "paired" else max(t.out_bits // 8, 4)),
+        most_cells=2 ** (t.index_bits - 1) if t.mode == "paired" else MANY_CELLS,
     )
 
 
@@ -218,7 +224,7 @@ def _count_workers(workers: int | None, launch: Launch) -> int:
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
     kernel = _kernel(maps, mode, is_narrow(maps))
     way = _choose_way(maps, plan.grids, kernel, maps.largest)
-    return _prepare(maps, plan, None, kernel, way, _divide(maps, plan.grids, kernel, way, None))
+    return _prepare(maps, plan, None, kernel, way, _divide(maps, plan.grids, kernel, way, None), 0)
 
 
 def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
@@ -229,7 +235,7 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
     cells = plan.cells
     if mode == "avg" and maps.widths.max() > kernels.SUM_CELLS:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
-    kernel, shared = choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
+    kernel, shared = _choose_kernel(maps, mode, index, cells)
     if shared:
         way = SHARED_WAY
     elif mode == "avg":  # by rows they would be summed in another order, too
@@ -238,11 +244,22 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
         way = _choose_way(maps, plan.grids, kernel, plan.cells // len(index))
     work = _divide(maps, plan.grids, kernel, way, len(index))
     powers, packed, has_room = None, maps.count * work.chunks * maps.largest, _has_room(maps, kernel)
-    if shared and mode == "max":
+    areas_bytes = 0
+    if shared and kernel.mode in kernels.BLOCK_MODES:
         powers = choose_powers(plan, packed, has_room)
-    elif shared and mode == "avg" and has_room and maps.widths.max() <= kernels.SUM_CELLS:
-        powers = choose_runs(plan, packed)
-    return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work)
+    elif shared and kernel.is_sum and maps.widths.max() <= kernels.SUM_CELLS:
+        areas_bytes = _areas_bytes(maps, kernel, plan.cells // packed)
+        powers = choose_runs(plan, packed) if has_room else None
+    return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work, areas_bytes)
+
+
+def _choose_kernel(maps: Maps, mode: str, index: NDArray[np.int64], cells: int) -> tuple[Kernel, bool]:
+    """Choose a kernel as `choose_lanes` does, for maxima and indices one of pairs where windows share the map often."""
+    if mode == "argmax" and maps.dtype.itemsize <= 4:
+        kernel, shared = choose_lanes(partial(_kernel, maps, "paired"), maps, index, cells // PAIR_CELLS)
+        if shared:
+            return kernel, True
+    return choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
 
 
 def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
@@ -254,6 +271,18 @@ def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
 def _has_room(maps: Maps, kernel: Kernel) -> bool:
     """Tell whether a near cache has room for a second tile: of blocks that are wider than cells, or of sums of runs."""
     return maps.largest * kernel.bin_bytes <= SECOND_BYTES
+
+
+def _areas_bytes(maps: Maps, kernel: Kernel, times: int) -> int:
+    """Size of a table of areas, where windows have `times` as many cells as are packed; 0 where it is not worth while.
+
+    One that leaves the near caches is only for numbers of few digits: sums of so many others are seldom exact.
+    """
+    size = int(((maps.heights + 1) * (maps.widths + 1)).max()) * kernel.bin_bytes
+    few_digits = maps.dtype.itemsize <= 2 or (maps.dtype.kind in "iu" and maps.dtype.itemsize <= 4)
+    if size <= SECOND_BYTES:
+        return size if times >= AREA_CELLS else 0
+    return size if few_digits and size <= AREA_BYTES and times >= FAR_AREA_CELLS else 0
 
 
 def _choose_way(maps: Maps, grids: Grids, kernel: Kernel, cells: int) -> str:
@@ -301,7 +330,7 @@ def choose_lanes(
         for narrow in range(few, 2):
             kernel = build(bool(narrow))
             most = SHARED_BYTES if narrow else min(WIDE_SHARED_BYTES, SHARED_BYTES)
-            if maps.largest * kernel.cell_bytes <= most:
+            if maps.largest * kernel.cell_bytes <= most and maps.largest <= kernel.most_cells:
                 return kernel, True
     return build(few), False
 
@@ -360,16 +389,20 @@ def _group_channels(maps: Maps, grids: Grids, kernel: Kernel, way: str, parallel
     return group
 
 
-def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: str, work: Division) -> Launch:
+def _prepare(
+    maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: str, work: Division, areas_bytes: int
+) -> Launch:
     """Lay out the descriptor."""
     second = order is not None and order.powers is not None and _has_room(maps, kernel)
     lay_out = _lay_out.__wrapped__ if maps.ragged else _lay_out  # lists are never described again
-    address, laid_out, step = lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second)
+    second_bytes = max(areas_bytes, maps.largest * kernel.bin_bytes if second else 0)
+    address, laid_out, step = lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second_bytes)
     fields = laid_out[:]
     for field, value in edge_fields(plan).items():
         fields[field] = value
     fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
     fields[kernels.MAY_BE_EMPTY] = plan.may_be_empty
+    fields[kernels.AREAS] = areas_bytes > 0
     if work.results * maps.dtype.itemsize >= STREAM_BYTES:
         fields[kernels.STREAM] = kernels.BESIDE if _streams_beside() else 1
     if order is not None:
@@ -382,7 +415,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: s
 
 @lru_cache(maxsize=256)
 def _lay_out(
-    maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, second: bool
+    maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, second_bytes: int
 ) -> tuple[int, array[int], int]:
     """Lay out scratch memory: the kernel's address, what of the descriptor no window changes, bytes for a worker."""
     part = kernels.SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
@@ -390,7 +423,7 @@ def _lay_out(
     if way == ROWS_WAY:
         strip = -(-_strip_bytes(maps, grids, kernel) // kernel.cell_bytes)
         tile = max(strip, tile) if kernel.is_sum else strip
-    more = tile * kernel.bin_bytes if second else _patch_bytes(grids, kernel) if kernel.is_sum else 0
+    more = max(second_bytes, _patch_bytes(grids, kernel) if kernel.is_sum else 0)
     bins = grids.bins + SPILL
     blocks = -(-group // kernel.lanes)
     some = min(bands, 2)  # the bins of a band, and those of all before it

@@ -8,6 +8,7 @@ blocks, and those across are needed again after each one down: so b is limited w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,14 +69,8 @@ def choose_powers(plan: Plan, packed_cells: int, across: bool) -> NDArray[np.int
     """Choose blocks, as in `Order`; `packed_cells` is how many cells are packed, and widened, down or `across`, too."""
     if plan.grids.apart > 1:  # levels that are not joined from the finest
         return None
-    base, count = plan.grids.finest, len(plan.y_edges)
-    memory = np.empty(count + POWER, dtype=np.int64)
-    powers, costs = address_of(memory), address_of(memory) + 8 * count
-    edges = address_of(plan.y_edges), address_of(plan.x_edges), plan.y_edges.strides[0]
-    places = base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]
     prices = CELL_BLOCKS, STEP_BLOCKS * packed_cells
-    chosen = counting.choose_blocks(*edges, *places, count, *prices, POWER - 1 if across else 0, costs, powers)
-    return memory[:count] if chosen else None
+    return _choose(counting.choose_blocks, plan, POWER, *prices, POWER - 1 if across else 0)
 
 
 def choose_runs(plan: Plan, packed_cells: int) -> NDArray[np.int64] | None:
@@ -86,11 +81,14 @@ def choose_runs(plan: Plan, packed_cells: int) -> NDArray[np.int64] | None:
     """
     if len(plan.grids.levels) > 1:  # of more the patches are summed
         return None
-    rows, columns, _, y, x, *_ = plan.grids.finest
-    y_edges, x_edges = plan.y_edges.astype(np.int64), plan.x_edges.astype(np.int64)  # see `memory.expect`
-    heights = np.maximum(y_edges[:, y + rows : y + 2 * rows] - y_edges[:, y : y + rows], 0)
-    lengths = np.maximum((x_edges[:, x + columns : x + 2 * columns] - x_edges[:, x : x + columns]).min(axis=1), 0)
-    saved = np.bincount(lengths, weights=columns * heights.sum(axis=1))  # by one more cell of the runs
-    worth = saved[::-1].cumsum()[::-1] >= RUN_CELLS * packed_cells  # falls with the length
-    longest = min(int(np.count_nonzero(worth)) - 1, MOST_POWER)
-    return np.minimum(lengths, longest) if longest > 1 else None
+    return _choose(counting.choose_lengths, plan, MOST_POWER + 1, RUN_CELLS * packed_cells)
+
+
+def _choose(choose: Callable[..., bool], plan: Plan, room: int, *prices: int) -> NDArray[np.int64] | None:
+    """Choose by the bins of the finest level, with room for so many costs."""
+    base, count = plan.grids.finest, len(plan.y_edges)
+    memory = np.empty(count + room, dtype=np.int64)
+    chosen, costs = address_of(memory), address_of(memory) + 8 * count
+    edges = address_of(plan.y_edges), address_of(plan.x_edges), plan.y_edges.strides[0]
+    places = base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]
+    return memory[:count] if choose(*edges, *places, count, *prices, costs, chosen) else None
