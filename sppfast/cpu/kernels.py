@@ -29,6 +29,7 @@ from .lanes import (
     copy_line,
     copy_part,
     end_row,
+    end_rows,
     grid_of,
     has_index,
     index_group,
@@ -50,10 +51,12 @@ from .lanes import (
     prefetch_write,
     reduced_bytes,
     reduction,
+    row_block,
     row_lanes,
     settle,
     start,
     start_row,
+    start_rows,
     start_run,
     store_accumulator,
     store_i64,
@@ -124,7 +127,6 @@ SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
 LEVEL_BYTES = 64
-ROW_BLOCK = 4  # rows that are read at a time
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
@@ -764,15 +766,16 @@ def reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t):
     before it, and is put where its columns belong when all rows are in it: none counts twice.
     """
     lanes, item = row_lanes(t), item_bytes(t)
-    for first in range(top, bottom, ROW_BLOCK):
-        last = min(first + ROW_BLOCK, bottom)
+    for first in range(top, bottom, row_block(t)):
+        last = min(first + row_block(t), bottom)
         for x in range(0, width, lanes):
             place = plane + min(x, limit - lanes) * item
             columns = load_strip(strip, x, capacity, t) if first > top else start_row(place + top * row_step, top, t)
+            rows = start_rows(columns, t)
             for y in range(first, last):
                 prefetch_read(place + y * row_step + AHEAD_BYTES)
-                columns = add_row(columns, place + y * row_step, y, t)
-            store_strip(strip, x, capacity, columns, t)
+                rows = add_row(rows, place + y * row_step, y, t)
+            store_strip(strip, x, capacity, end_rows(columns, rows, t), t)
     part = max(width - 1, 0) // lanes * lanes
     store_strip(strip, min(part, limit - lanes), capacity, load_strip(strip, part, capacity, t), t)
 

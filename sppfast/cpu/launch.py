@@ -451,7 +451,7 @@ def _lay_out(
 
 @cache
 def _streams_beside() -> bool:
-    """Tell whether to stream lines beside other work: a tenth faster on Intel's processors, a third slower on Zen 3."""
+    """Tell whether to stream lines beside other work: a tenth faster on Intel's processors, slower on Zen 3 and 4."""
     return not get_host_cpu_name().startswith("znver")
 
 
