@@ -25,7 +25,7 @@ MODES = ("max", "avg")
 MAX_INDEX = 2**31 - 1
 MAX_SAMPLES = 1024
 INDEX_DTYPE = np.dtype(np.int32)
-PARTS = 16  # of a result
+PARTS = 24  # of a result
 
 
 def pool(
@@ -212,6 +212,7 @@ def roi_pool(
         plan = backend("windows").plan_windows(pyramid, rows.part(part), columns.part(part), reduction != "avg")
         parts = [target[part] for target in targets]
         backend("launch").reduce_maps(kept, maps, plan, index[part], reduction, parts, threads)
+        del plan  # before there is another
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
