@@ -148,7 +148,7 @@ class Reduction(types.Opaque):
 
     @property
     def row_sum(self) -> Any:
-        """Columns reduced over a few rows: small integers are summed as 32 bits, which takes a third of the time."""
+        """Columns reduced over a few rows: small integers are summed as 32 bits, in half of the time."""
         small = self.mode == "avg" and self.kind != "float" and self.bits <= 16
         return Lanes(32, self.row.count) if small else self.row_accumulator
 
@@ -312,7 +312,7 @@ def _to_bfloat16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def _to_float16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """By scaling, so that exponents are float16's: its subnormal numbers are float32's; infinity is left out bits."""
+    """By scaling, which makes exponents float16's, and subnormal numbers; infinity and NaN keep their bits."""
     bits = _rounded_to(builder, value, 11, 2.0**-14)
     ty = bits.type
     scaled = builder.fmul(_as(builder, bits, F32), _constant(ir.VectorType(F32, ty.count), 2.0**-112))
