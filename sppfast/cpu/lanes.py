@@ -285,9 +285,8 @@ def _narrow(builder: ir.IRBuilder, value: ir.Value, t: Reduction) -> ir.Value:
     return (_to_bfloat16 if t.dtype == "bfloat16" else _to_float16)(builder, value)
 
 
-def _limited(builder: ir.IRBuilder, value: ir.Value, low: float, high: float) -> ir.Value:
-    """Limit positive numbers."""
-    low, high = _constant(value.type, low), _constant(value.type, high)
+def _limited(builder: ir.IRBuilder, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
+    """Limit numbers."""
     value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
     return builder.select(builder.fcmp_ordered(">", value, high), high, value)
 
@@ -298,7 +297,8 @@ def _rounded_to(builder: ir.IRBuilder, value: ir.Value, digits: int, smallest: f
     To a large number, of which the last bit is worth as much as that digit, it is added, and that taken away.
     """
     power = builder.and_(_as(builder, value, I64), _constant(ir.VectorType(I64, value.type.count), 0x7FF << 52))
-    power = _limited(builder, _as(builder, power, F64), smallest, 2.0**512)  # infinity stays what it is
+    low, high = _constant(value.type, smallest), _constant(value.type, 2.0**512)  # infinity stays what it is
+    power = _limited(builder, _as(builder, power, F64), low, high)
     grid = builder.fmul(power, _constant(value.type, 1.5 * 2.0 ** (53 - digits)))
     rounded = builder.fsub(builder.fadd(value, grid), grid)
     ty, name = ir.FunctionType(value.type, 2 * [value.type]), f"llvm.copysign.v{value.type.count}f64"
@@ -492,9 +492,7 @@ def clip(typingctx: Any, value: Any, low: Any, high: Any) -> Any:
     """Limit a number."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value, low, high = args
-        value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
-        return builder.select(builder.fcmp_ordered(">", value, high), high, value)
+        return _limited(builder, *args)
 
     return types.float64(*3 * [types.float64]), codegen
 
