@@ -1,5 +1,7 @@
 """The ways that the CPU backend has of doing the same thing give the same result."""
 
+import itertools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -393,27 +395,46 @@ def test_windows_are_sorted_into_blocks_that_fit(rng):
     assert order.choose_powers(plan, 100, across=False).max() % order.POWER == 0
 
 
+def pool_maxima(*arguments, out, indices, **options):
+    return sppfast.roi_pool(*arguments, **options, return_indices=True, out=(out, indices))
+
+
+def pool_means(*arguments, out, indices, **options):
+    return sppfast.roi_pool(*arguments, **options, mode="avg", out=out), indices
+
+
+def align_means(*arguments, out, indices, **options):
+    return sppfast.roi_align(*arguments, **options, out=out), indices
+
+
+@pytest.mark.parametrize("pool", [pool_maxima, pool_means, align_means])
 @pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), (1, 5)], ids=str)
 @pytest.mark.parametrize("channels", [32, 70, 128])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int8"])
-def test_streamed_results_are_the_results(rng, monkeypatch, levels, channels, dtype):
-    """At once, or beside the next window's bins; at the beginning of a cache line or not."""
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
+def test_streamed_results_are_the_results(rng, monkeypatch, pool, levels, channels, dtype):
+    """At once, or beside the next window's bins; at the beginning of a cache line or not; with areas or without."""
     x = rng.integers(-99, 99, (2, channels, 30, 40)).astype(dtype)
     rois, batch_index = windows(rng, 300, "sppnet"), rng.integers(0, 2, 300)
+    shape = 300, sppfast.Pyramid(levels).output_length(channels)
 
-    def call(stream_bytes, beside, shift):
+    def allocate(dtype, shift):
+        memory = np.zeros(np.prod(shape) * dtype.itemsize + 128, np.uint8)
+        memory = memory[-memory.ctypes.data % 64 + shift * dtype.itemsize :]
+        return memory[: np.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+    def call(stream_bytes, beside, shift, cells):
         monkeypatch.setattr(launch, "STREAM_BYTES", stream_bytes)
         monkeypatch.setattr(launch, "_streams_beside", lambda: beside)
-        shape = 300, sppfast.Pyramid(levels).output_length(channels)
-        memory = np.zeros(np.prod(shape) * x.itemsize + 128, np.uint8)
-        memory = memory[-memory.ctypes.data % 64 + shift * x.itemsize :]
-        out = memory[: np.prod(shape) * x.itemsize].view(dtype).reshape(shape)
-        return sppfast.roi_pool(x, rois, levels, batch_index=batch_index, out=out)
+        monkeypatch.setattr(launch, "AREA_CELLS", cells)
+        monkeypatch.setattr(launch, "PAIR_CELLS", cells)
+        kind = x.dtype if pool is pool_maxima else np.dtype(np.float32) if dtype == "int8" else x.dtype
+        out, indices = allocate(kind, shift), allocate(np.dtype(np.int32), shift)
+        return pool(x, rois, levels, batch_index=batch_index, out=out, indices=indices)
 
-    plain = call(2**60, beside=False, shift=0)
-    for beside in (False, True):
-        for shift in (0, 1):
-            np.testing.assert_array_equal(call(0, beside, shift), plain)
+    plain = call(2**60, beside=False, shift=0, cells=1)
+    for beside, shift, cells in itertools.product((False, True), (0, 1), (1, 10**6)):
+        for result, expected in zip(call(0, beside, shift, cells), plain, strict=True):
+            np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("channels", [1, 31, 32, 33, 250, 256, 700])

@@ -51,6 +51,7 @@ from .lanes import (
     prefetch_write,
     reduced_bytes,
     reduction,
+    result_bytes,
     row_block,
     row_lanes,
     settle,
@@ -356,18 +357,18 @@ def widen(target, source, height, width, down, right, t):
 
 
 @routine(only=lambda t: t.mode in BLOCK_MODES)
-def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, flat, beside, t):
+def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, waiting, beside, t):
     """Reduce the bins of the finest level from overlapping blocks of `tall` x `wide` cells: two down, or more across.
 
-    Bound: a vector load and operation per line of a block. With each bin as much of the last window's run, in `flat`,
-    is streamed to `beside`, if that is not 0.
+    Bound: a vector load and operation per line of a block. With each bin a line of what is `waiting` is streamed to
+    `beside`, if that is not 0.
     """
     level = load_i64(desc, LEVELS_AT)
     rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
     y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
     bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
     down, across = tall * map_width * cell_bytes(t), wide * cell_bytes(t)
-    ahead = beside - flat
+    ahead = beside - waiting
     for row in range(rows):
         top = tile + load_i32(y_places, row) * map_width * cell_bytes(t)
         bottom = tile + load_i32(y_places, rows + row) * map_width * cell_bytes(t) - down
@@ -386,20 +387,19 @@ def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, fla
             store_accumulator(bin_, accumulator, t)
             bin_ += accumulator_bytes(t)
             if beside:
-                for i in range(0, lane_count(t) * out_item_bytes(t), LINE_BYTES):
-                    stream_line(flat + ahead + i, flat + i)
-                flat += lane_count(t) * out_item_bytes(t)
+                stream_line(waiting + ahead, waiting)
+                waiting += LINE_BYTES
 
 
 @routine(types.int64, only=lambda t: t.way == SHARED_WAY)
-def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, power, flat, beside, t):
+def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, power, waiting, beside, t):
     """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
 
-    `state` is how far it is: windows come in rising order of their powers. `beside` as in `reduce_blocks`.
+    `state` is how far it is: windows come in rising order of their powers. `waiting` and `beside` as in
+    `reduce_blocks`, where the window is reduced from blocks.
     """
     height, width = load_i64(map_, 1), load_i64(map_, 2)
     if power < 0:
-        stream_finest(desc, beside, flat, t)
         step, across = width * cell_bytes(t), cell_bytes(t)
         reduce_bins(desc, tile, step, across, bins, y_edges, x_edges, width, False, 0, height, 0, width, t)
         return state
@@ -412,7 +412,7 @@ def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, po
         widen(wide_tile, from_, height, width, 0, 1 << (state % POWER), t)
         state += 1
     tile = wide_tile if wide else tile
-    reduce_blocks(desc, tile, bins, y_edges, x_edges, width, 1 << tall, 1 << wide, flat, beside, t)
+    reduce_blocks(desc, tile, bins, y_edges, x_edges, width, 1 << tall, 1 << wide, waiting, beside, t)
     return state
 
 
@@ -486,12 +486,13 @@ def sum_areas(desc, tile, areas, map_, channel, t):
 
 
 @routine(only=lambda t: t.mode == "avg")
-def subtract_areas(desc, areas, bins, y_edges, x_edges, map_, t):
+def subtract_areas(desc, areas, bins, y_edges, x_edges, map_, waiting, beside, t):
     """Find the means of the bins of a window, of all levels, each from the four corners of its area.
 
     Bound: four vector loads and three operations per line of a sum, however large the bin; then to make it a mean.
+    `waiting` and `beside` as in `reduce_blocks`, with each bin of the finest level.
     """
-    size = accumulator_bytes(t)
+    size, ahead = accumulator_bytes(t), beside - waiting
     step = (load_i64(map_, 2) + 1) * size
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
@@ -506,6 +507,9 @@ def subtract_areas(desc, areas, bins, y_edges, x_edges, map_, t):
                 area = max(bottom - top, 0) * (right - left)
                 store_mean(bin_, load_area(above, below, left * size, right * size, t), area, t)
                 bin_ += size
+                if beside and i == 0:
+                    stream_line(waiting + ahead, waiting)
+                    waiting += LINE_BYTES
 
 
 @routine()
@@ -569,17 +573,35 @@ def settle_bins(desc, bins, y_edges, x_edges, t):
                 bin_ += accumulator_bytes(t)
 
 
+@routine(types.int64)
+def share_of(size, line, begun):
+    """Tell how many bytes are streamed with a block of so many, where a bin has a `line` of them: less if begun."""
+    return size * (line - LINE_BYTES) // line if begun else size
+
+
+@routine(types.int64)
+def stream_share(beside, waiting, done, share, size):
+    """Stream lines of a run of `size` bytes that is waiting, from `done` on, a share of them; tell how far it is."""
+    stop = min(done + share, size)
+    while done < stop:
+        stream_line(beside + done, waiting + done)
+        done += LINE_BYTES
+    return done
+
+
 @routine()
-def transpose(flat, source, bins, indices, t):
+def transpose(flat, source, bins, indices, waiting, beside, begun, t):
     """Transpose bins of lanes into lanes of bins.
 
     A block that reaches past a lane's last bin spills into the next lanes, which are written after it: that is why
-    the last block of a lane comes first.
+    the last block of a lane comes first. With each block as many lines of the run that is `waiting` are streamed to
+    `beside`, if that is not 0, of which as many as there are bins have been if it is `begun`.
     """
     item, group = (4, index_group(t)) if indices else (out_item_bytes(t), out_group(t))
-    block = 2 * SHUFFLE_BYTES // item
+    block, line = 2 * SHUFFLE_BYTES // item, lane_count(t) * item
     blocks = -(-bins // block)
     step = accumulator_bytes(t)
+    done, share = bins * LINE_BYTES * begun, share_of(block * group * item, line, begun)
     for lane in range(0, lane_count(t), group):
         for i in range(blocks):
             bin_ = ((i if i else blocks) - 1) * block
@@ -588,19 +610,27 @@ def transpose(flat, source, bins, indices, t):
                 transpose_index(place, bins * item, from_, step, t)
             else:
                 transpose_out(place, bins * item, from_, step, t)
+            if beside:
+                done = stream_share(beside, waiting, done, share, bins * line)
 
 
 @routine(only=lambda t: t.mode == "paired")
-def part_pairs(flat, places, source, bins, t):
-    """Transpose bins of lanes of pairs into lanes of bins, keys and, in `places`, indices; blocks as in `transpose`."""
+def part_pairs(flat, behind, source, bins, waiting, beside, index_beside, begun, t):
+    """Transpose bins of lanes of pairs into lanes of bins: keys and, so far behind them, indices; as in `transpose`."""
     item, group, block = out_item_bytes(t), pair_group(t), 2 * SHUFFLE_BYTES // 4
-    blocks = -(-bins // block)
+    blocks, line, index_line = -(-bins // block), lane_count(t) * item, lane_count(t) * 4
     step = accumulator_bytes(t)
+    done, share = bins * LINE_BYTES * begun, share_of(block * group * item, line, begun)
+    index_done, index_share = 0, block * group * 4
     for lane in range(0, lane_count(t), group):
         for i in range(blocks):
             bin_ = ((i if i else blocks) - 1) * block
             from_, first = source + bin_ * step + lane // group * LINE_BYTES, lane * bins + bin_
-            transpose_pairs(flat + first * item, bins * item, places + first * 4, bins * 4, from_, step, t)
+            place, index_place = flat + first * item, flat + behind + first * 4
+            transpose_pairs(place, bins * item, index_place, bins * 4, from_, step, t)
+            if beside:
+                done = stream_share(beside, waiting, done, share, bins * line)
+                index_done = stream_share(index_beside, waiting + behind, index_done, index_share, bins * index_line)
 
 
 @routine()
@@ -631,97 +661,109 @@ def copy_run(target, source, size, stream):
 @routine()
 def write(target, flat, source, bins, valid, stream, t):
     """Write bins of lanes to the result, where they are one run, by way of `flat`."""
-    transpose(flat, source, bins, False, t)
+    transpose(flat, source, bins, False, 0, 0, False, t)
     copy_run(target, flat, valid * bins * out_item_bytes(t), stream)
+
+
+@routine(types.int64)
+def place_of(desc, level, out, channel, item):
+    """Find the run of a level and a channel block in a row of the result."""
+    count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
+    return out + (load_i64(desc, CHANNELS) * load_i64(level, FIRST) + channel * count) * item
 
 
 @routine()
 def prefetch_ends(desc, row, channel, t):
     """Fetch the cache lines that a window's runs share with others: the rest of a streamed result is not fetched."""
-    channels = load_i64(desc, CHANNELS)
-    valid = min(lane_count(t), channels - channel)
+    valid = min(lane_count(t), load_i64(desc, CHANNELS) - channel)
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
-        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        place = out + (channels * first + channel * count) * out_item_bytes(t)
+        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        place = place_of(desc, level, out, channel, out_item_bytes(t))
         for end in (place, place + valid * count * out_item_bytes(t)):
             if end % LINE_BYTES:
                 prefetch_write(end)
 
 
-@routine(types.int64, only=lambda t: t.way == SHARED_WAY and t.mode == "max")
-def place_beside(desc, out, channel, t):
-    """Find where the run of the finest level goes, if it stays in `flat` until there are other bins, or no more; or 0.
+@routine(types.boolean, only=lambda t: t.way == SHARED_WAY or t.mode in ("avg", "peak"))
+def can_wait(desc, channel, t):
+    """Tell whether the runs of a window wait, transposed, until there are other bins, or no more: all are whole lines.
 
-    Streamed at once, its lines fill the processor's queue of stores, and the next bins wait until they are written.
+    Streamed at once, lines fill the processor's queue of stores, and the next bins wait until they are written.
     """
-    level, line = load_i64(desc, LEVELS_AT), lane_count(t) * out_item_bytes(t)
-    channels, count = load_i64(desc, CHANNELS), load_i64(level, ROWS) * load_i64(level, COLUMNS)
-    place = out + (channels * load_i64(level, FIRST) + channel * count) * out_item_bytes(t)
-    whole = channel + lane_count(t) <= channels and place % LINE_BYTES == 0 and line % LINE_BYTES == 0
-    return place if load_i64(desc, STREAM) == BESIDE and whole else 0
-
-
-@routine()
-def stream_finest(desc, beside, flat, t):
-    """Stream the run of the finest level, if it was left in `flat`."""
-    if beside:
-        level = load_i64(desc, LEVELS_AT)
-        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        copy_run(beside, flat, lane_count(t) * count * out_item_bytes(t), True)
-
-
-@routine()
-def transpose_levels(desc, flat, bins, indices, t):
-    """Transpose the bins of all levels; pairs into keys and, behind them, indices.
-
-    All of them before one is copied: what is stored waits, in order, for the streamed lines before it.
-    """
-    levels, item = load_i64(desc, LEVELS_AT), 4 if indices else out_item_bytes(t)
-    places = flat + load_i64(desc, BINS) * lane_count(t) * item
-    for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
-        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        source = bins + load_i64(level, FIRST) * accumulator_bytes(t)
-        if is_paired(t):
-            part_pairs(flat, places, source, count, t)
-        else:
-            transpose(flat, source, count, indices, t)
-        flat += count * lane_count(t) * item
-        places += count * lane_count(t) * 4
-
-
-@routine()
-def copy_levels(desc, out, flat, channel, item, beside, t):
-    """Copy the transposed bins of all levels, one channel block, to a row of the result, but not what goes `beside`."""
-    channels, lanes = load_i64(desc, CHANNELS), lane_count(t)
-    valid, levels = min(load_i64(desc, GROUP), lanes, channels - channel), load_i64(desc, LEVELS_AT)
-    for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
-        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        place = out + (channels * load_i64(level, FIRST) + channel * count) * item
-        if place != beside:
-            copy_run(place, flat, valid * count * item, load_i64(desc, STREAM))
-        flat += count * lanes * item
+    lanes, channels = lane_count(t), load_i64(desc, CHANNELS)
+    sizes = (lanes | channels) * out_item_bytes(t) | load_i64(desc, OUT_AT) | load_i64(desc, OUT_STEP)
+    if has_index(t):
+        sizes |= (lanes | channels) * 4 | load_i64(desc, INDEX_AT) | load_i64(desc, INDEX_STEP)
+    return load_i64(desc, STREAM) == BESIDE and channel + lanes <= channels and sizes % LINE_BYTES == 0
 
 
 @routine(types.int64)
-def finish_window(desc, bins, flat, y_edges, x_edges, row, channel, settled, t):
-    """Write the bins of a window, `settled` or not, to its row of the result; returns what `place_beside` does."""
+def place_finest(desc, row, channel, t):
+    """Find the run of the finest level in a row of the result; 0 if there is no row."""
+    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
+    return place_of(desc, load_i64(desc, LEVELS_AT), out, channel, out_item_bytes(t)) if row >= 0 else 0
+
+
+@routine()
+def transpose_levels(desc, bins, flat, waiting, before, begun, channel, t):
+    """Transpose the bins of all levels: keys and, behind them, indices. Those of the row `before` are waiting, or -1.
+
+    All of them before one is copied: what is stored waits, in order, for the streamed lines before it.
+    """
+    levels, item = load_i64(desc, LEVELS_AT), out_item_bytes(t)
+    out = load_i64(desc, OUT_AT) + before * load_i64(desc, OUT_STEP)
+    index_out = load_i64(desc, INDEX_AT) + before * load_i64(desc, INDEX_STEP)
+    behind, beside, index_beside = load_i64(desc, BINS) * lane_count(t) * item, 0, 0
+    for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
+        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        source = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        if before >= 0:
+            beside = place_of(desc, level, out, channel, item)
+            index_beside = place_of(desc, level, index_out, channel, 4)
+        is_begun = begun and level == levels
+        if is_paired(t):
+            part_pairs(flat, behind, source, count, waiting, beside, index_beside, is_begun, t)
+        else:
+            transpose(flat, source, count, False, waiting, beside, is_begun, t)
+        if has_index(t) and not is_paired(t):
+            index_source = source + reduced_bytes(t)
+            transpose(flat + behind, index_source, count, True, waiting + behind, index_beside, False, t)
+        flat += count * lane_count(t) * item
+        waiting += count * lane_count(t) * item
+        behind += count * lane_count(t) * (4 - item)
+
+
+@routine()
+def copy_levels(desc, out, flat, channel, item, t):
+    """Copy the transposed bins of all levels, one channel block, to a row of the result."""
+    channels, levels = load_i64(desc, CHANNELS), load_i64(desc, LEVELS_AT)
+    valid = min(load_i64(desc, GROUP), lane_count(t), channels - channel)
+    for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
+        count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
+        copy_run(place_of(desc, level, out, channel, item), flat, valid * count * item, load_i64(desc, STREAM))
+        flat += count * lane_count(t) * item
+
+
+@routine()
+def copy_window(desc, row, flat, channel, t):
+    """Copy the transposed bins of a window, one channel block, to its row of the result, and their indices."""
+    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
+    copy_levels(desc, out, flat, channel, out_item_bytes(t), t)
+    if has_index(t):
+        index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
+        behind = load_i64(desc, BINS) * lane_count(t) * out_item_bytes(t)
+        copy_levels(desc, index_out, flat + behind, channel, 4, t)
+
+
+@routine()
+def finish_window(desc, bins, flat, waiting, before, begun, y_edges, x_edges, channel, settled, t):
+    """Join, settle unless they are, and transpose the bins of a window; the rest as in `transpose_levels`."""
     join_levels(desc, bins, t)
     if not settled and (is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges))):
         settle_bins(desc, bins, y_edges, x_edges, t)
-    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
-    beside = place_beside(desc, out, channel, t)
-    transpose_levels(desc, flat, bins, False, t)
-    copy_levels(desc, out, flat, channel, out_item_bytes(t), beside, t)
-    if has_index(t):
-        index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
-        if is_paired(t):
-            flat += load_i64(desc, BINS) * lane_count(t) * out_item_bytes(t)
-        else:
-            transpose_levels(desc, flat, bins + reduced_bytes(t), True, t)
-        copy_levels(desc, index_out, flat, channel, 4, 0, t)
-    return beside
+    transpose_levels(desc, bins, flat, waiting, before, begun, channel, t)
 
 
 @routine()
@@ -969,18 +1011,22 @@ def run_task(desc, task, worker, t):
     if shared and first < last:
         pack_whole(desc, tile, map_, address, channel, t)
     areas = load_i64(desc, AREAS) and first < last and sum_areas(desc, tile, more, map_, channel, t)
-    state, left = 0, 0
+    waits, state, before = can_wait(desc, channel, t), 0, -1
+    waiting = flat + load_i64(desc, BINS) * result_bytes(t)
     for i in range(first, last):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
         y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
         x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
-        for block in range(blocks if load_i64(desc, STREAM) and into == bins else 0):
+        for block in range(blocks if load_i64(desc, STREAM) and into == bins and not waits else 0):
             prefetch_ends(desc, row, channel + block * lanes, t)
+        beside, begun = place_finest(desc, before, channel, t), False
         if shared and not is_sum(t):
             power = load_i64(powers, row) if powers else -1
-            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, flat, left, t)
+            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, waiting, beside, t)
+            begun = power >= 0
         elif areas:
-            subtract_areas(desc, more, bins, y_edges, x_edges, map_, t)
+            subtract_areas(desc, more, bins, y_edges, x_edges, map_, waiting, beside, t)
+            begun = True
         elif powers and load_i64(powers, row):
             length = load_i64(powers, row)
             state = sum_runs(desc, tile, more, state, length, bins, y_edges, x_edges, map_, t)
@@ -990,9 +1036,14 @@ def run_task(desc, task, worker, t):
             place = (y_edges, x_edges, map_, address, channel, blocks)
             reduce_bands(desc, tile, more, into, step, *place, first_band, last_band, bands, t)
         for block in range(blocks if into == bins else 0):
-            first_channel = channel + block * lanes
-            left = finish_window(desc, bins + block * step, flat, y_edges, x_edges, row, first_channel, areas, t)
-    stream_finest(desc, left, flat, t)
+            edges, first_channel = (y_edges, x_edges), channel + block * lanes
+            finish_window(desc, bins + block * step, flat, waiting, before, begun, *edges, first_channel, areas, t)
+            if not waits:
+                copy_window(desc, row, flat, first_channel, t)
+        if waits:
+            flat, waiting, before = waiting, flat, row
+    if before >= 0:
+        copy_window(desc, before, waiting, channel, t)
 
 
 def build(dtype, mode, narrow, way, digest):

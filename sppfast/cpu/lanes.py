@@ -172,6 +172,11 @@ class Reduction(types.Opaque):
         """In memory the two parts follow each other."""
         return self.reduced_bytes + (4 * self.count if self.mode == "argmax" else 0)
 
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of a bin of the result, all lanes, and of its indices."""
+        return self.count * (self.out_bits // 8 + (4 if self.mode in ("argmax", "paired") else 0))
+
 
 @register_default(Lanes)
 class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
@@ -351,6 +356,7 @@ item_bytes = _size("item_bytes", lambda t: t.bits // 8)
 cell_bytes = _size("cell_bytes", lambda t: t.count * t.cell.bits // 8)
 reduced_bytes = _size("reduced_bytes", lambda t: t.reduced_bytes)
 accumulator_bytes = _size("accumulator_bytes", lambda t: t.accumulator_bytes)
+result_bytes = _size("result_bytes", lambda t: t.result_bytes)
 out_item_bytes = _size("out_item_bytes", lambda t: t.out_bits // 8)
 transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bits)
 column_bytes = _size("column_bytes", lambda t: t.column_bytes)

@@ -33,6 +33,7 @@ SHARED_BYTES = 2**23  # of the largest tile of a whole map
 WIDE_SHARED_BYTES = 2**22  # of one of wide lanes: two threads' would not stay in a cache that they have in common
 SECOND_BYTES = 2**20  # of the largest second tile, widened across or of runs: to leave a near cache costs more
 STREAM_BYTES = 2**22  # results from here on do not stay in a cache: write past it
+WAITING_BINS = 2**10  # of a window, at most, that wait in a near cache to be streamed beside other work
 WORKERS_PER_CORE = 4  # at most
 TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
@@ -93,7 +94,7 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         is_sum=t.mode == "avg",
         has_index=t.mode in ("argmax", "paired"),
         column_bytes=t.column_bytes,
-        result_bytes=t.count * (t.out_bits // 8 + 4 if t.mode == "paired" else max(t.out_bits // 8, 4)),
+        result_bytes=t.result_bytes,
         most_cells=2 ** (t.index_bits - 1) if t.mode == "paired" else MANY_CELLS,
     )
 
@@ -396,15 +397,15 @@ def _prepare(
     second = order is not None and order.powers is not None and _has_room(maps, kernel)
     lay_out = _lay_out.__wrapped__ if maps.ragged else _lay_out  # lists are never described again
     second_bytes = max(areas_bytes, maps.largest * kernel.bin_bytes if second else 0)
-    address, laid_out, step = lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second_bytes)
+    stream, places = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, way == SHARED_WAY)
+    address, laid_out, step = lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second_bytes, places)
     fields = laid_out[:]
     for field, value in edge_fields(plan).items():
         fields[field] = value
     fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
     fields[kernels.MAY_BE_EMPTY] = plan.may_be_empty
     fields[kernels.AREAS] = areas_bytes > 0
-    if work.results * maps.dtype.itemsize >= STREAM_BYTES:
-        fields[kernels.STREAM] = kernels.BESIDE if _streams_beside() else 1
+    fields[kernels.STREAM] = stream
     if order is not None:
         fields[kernels.STARTS_AT], fields[kernels.ROWS_AT] = address_of(order.starts), address_of(order.rows)
         fields[kernels.POWERS_AT] = 0 if order.powers is None else address_of(order.powers)
@@ -415,7 +416,7 @@ def _prepare(
 
 @lru_cache(maxsize=256)
 def _lay_out(
-    maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, second_bytes: int
+    maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, second_bytes: int, places: int
 ) -> tuple[int, array[int], int]:
     """Lay out scratch memory: the kernel's address, what of the descriptor no window changes, bytes for a worker."""
     part = kernels.SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
@@ -427,7 +428,7 @@ def _lay_out(
     bins = grids.bins + SPILL
     blocks = -(-group // kernel.lanes)
     some = min(bands, 2)  # the bins of a band, and those of all before it
-    step = tile * kernel.cell_bytes + more + bins * (some * blocks * kernel.bin_bytes + kernel.result_bytes)
+    step = tile * kernel.cell_bytes + more + bins * (some * blocks * kernel.bin_bytes + places * kernel.result_bytes)
     step = (-(-step // LINE_BYTES) + 1) * LINE_BYTES
     values = {
         **map_fields(maps),
@@ -447,6 +448,16 @@ def _lay_out(
     }
     address = kernel.address(PARTS_WAY if kernel.is_sum and way == SHARED_WAY else way)
     return address, fill_fields(values), step
+
+
+def stream_result(size: int, bins: int, shared: bool) -> tuple[int, int]:
+    """Choose whether a result of so many bytes is streamed, and beside other work; and count places for its bins.
+
+    Two, where the transposed bins of a window wait until those of the next one are, see `kernels.can_wait`.
+    """
+    if size < STREAM_BYTES:
+        return 0, 1
+    return (kernels.BESIDE, 2) if shared and bins <= WAITING_BINS and _streams_beside() else (1, 1)
 
 
 @cache

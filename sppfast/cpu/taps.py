@@ -33,7 +33,6 @@ from .kernels import (
     MAPS_AT,
     MAPS_STEP,
     OUT_AT,
-    OUT_STEP,
     RECORDS_AT,
     ROWS,
     ROWS_AT,
@@ -53,8 +52,12 @@ from .kernels import (
     Y_EDGES,
     Y_EDGES_AT,
     Y_EDGES_STEP,
+    can_wait,
+    copy_window,
     pack,
+    place_finest,
     prefetch_ends,
+    transpose_levels,
     write,
 )
 from .lanes import (
@@ -71,6 +74,7 @@ from .lanes import (
     load_i64,
     out_item_bytes,
     reduction,
+    result_bytes,
     rounded,
     settle,
     start,
@@ -79,6 +83,7 @@ from .lanes import (
     store_f64,
     store_i64,
     store_rounded,
+    stream_line,
 )
 
 TAP_BYTES = 16  # int64 place, float64 weight
@@ -252,7 +257,7 @@ def last_place(taps, count):
 
 
 @routine()
-def gather_level(desc, number, row, tile, bins, map_, address, channel, t):
+def gather_level(desc, number, row, tile, bins, waiting, beside, map_, address, channel, t):
     """Reduce the bins of a level of a window."""
     level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * number
     rows, columns, shared = load_i64(level, ROWS), load_i64(level, COLUMNS), load_i64(desc, SHARED)
@@ -278,25 +283,22 @@ def gather_level(desc, number, row, tile, bins, map_, address, channel, t):
                 lowest = -inf if whole and not is_sum(t) else 0.0  # a sample outside the map counts as 0
                 bin_, places = bins + (y * columns + x) * accumulator_bytes(t), x_taps + first * TAP_BYTES
                 gather_bin(taps, group, places, there, bin_, held, lowest, tile, line, shared, left, t)
+                if beside and held == 0:
+                    stream_line(beside, waiting)
+                    beside, waiting = beside + LINE_BYTES, waiting + LINE_BYTES
             held += max(group, 1)
     for i in range(rows * columns):
         settle(bins + i * accumulator_bytes(t), max(y_samples * x_samples, 1), t)
 
 
 @routine()
-def gather_window(desc, row, tile, bins, flat, map_, address, channel, t):
-    """Align a window: one channel block of its row of the result."""
-    channels = load_i64(desc, CHANNELS)
-    valid = min(lane_count(t), channels - channel)
-    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
-    if load_i64(desc, STREAM):
-        prefetch_ends(desc, row, channel, t)
+def gather_window(desc, row, tile, bins, flat, waiting, before, map_, address, channel, t):
+    """Align a window, one channel block, transposed; the row `before` is waiting, or -1, see `transpose_levels`."""
+    beside = place_finest(desc, before, channel, t)
     for i in range(load_i64(desc, LEVELS)):
-        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
-        first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        gather_level(desc, i, row, tile, bins, map_, address, channel, t)
-        place = out + (channels * first + channel * count) * out_item_bytes(t)
-        write(place, flat, bins, count, valid, load_i64(desc, STREAM), t)
+        first = load_i64(load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i, FIRST) * accumulator_bytes(t)
+        gather_level(desc, i, row, tile, bins + first, waiting, 0 if i else beside, map_, address, channel, t)
+    transpose_levels(desc, bins, flat, waiting, before, True, channel, t)
 
 
 @routine()
@@ -314,12 +316,21 @@ def run_gather(desc, task, worker, t):
     tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     bins = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
     flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
+    waits, before, waiting = can_wait(desc, channel, t), -1, flat + load_i64(desc, BINS) * result_bytes(t)
     if load_i64(desc, SHARED) and first < last:
         height, width = load_i64(map_, 1), load_i64(map_, 2)
         pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
     for i in range(first, last):
         row = load_i64(load_i64(desc, ROWS_AT), i)
-        gather_window(desc, row, tile, bins, flat, map_, address, channel, t)
+        if load_i64(desc, STREAM) and not waits:
+            prefetch_ends(desc, row, channel, t)
+        gather_window(desc, row, tile, bins, flat, waiting, before, map_, address, channel, t)
+        if waits:
+            flat, waiting, before = waiting, flat, row
+        else:
+            copy_window(desc, row, flat, channel, t)
+    if before >= 0:
+        copy_window(desc, before, waiting, channel, t)
 
 
 # --- the gradient of means ------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from .launch import (
     level_fields,
     map_fields,
     run,
+    stream_result,
 )
 from .order import order_windows
 
@@ -126,6 +127,7 @@ def _align_part(
     table = Table(maps, samples, index, mode, workers, sizes)
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, int(maps.widths.max()))
     bins = samples.grids.bins + SPILL
+    stream, places = stream_result(target.nbytes, samples.grids.bins, shared)
     parallel = target.size >= SERIAL_ITEMS
     blocks = -(-maps.channels // kernel.lanes)
     chunks = count_chunks(len(index), maps.count * blocks) if parallel else 1
@@ -134,13 +136,14 @@ def _align_part(
         kernels.OUT_AT: address_of(target),
         kernels.OUT_STEP: target.strides[0],
         kernels.BLOCKS: blocks,
+        kernels.GROUP: kernel.lanes,
         kernels.CHUNKS: chunks,
         kernels.SHARED: shared,
-        kernels.STREAM: target.nbytes >= STREAM_BYTES,
+        kernels.STREAM: stream,
         kernels.TILE_CELLS: tile,
         kernels.BINS: bins,
     }
-    scratch = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + kernel.result_bytes)
+    scratch = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + places * kernel.result_bytes)
     _run(kernel, maps, table, index, fields, maps.count * blocks * chunks, parallel, scratch, workers)
 
 
