@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -60,17 +61,47 @@ def _compile_into(context: Any, function: Any, sig: Any) -> Any:
         for name, value in OPTIONS.items():
             setattr(flags, name, value)
         flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
-        found = compile_internal(
-            context.typing_context, context, library, function, sig.args, sig.return_type, flags, {}
-        )
+        typing_context = _remembering(context.typing_context)
+        found = compile_internal(typing_context, context, library, function, sig.args, sig.return_type, flags, {})
         known[function, sig] = found.fndesc
         library.get_function(found.fndesc.mangled_name).linkage = "linkonce_odr"  # not kept where it is inlined
     return known[function, sig]
 
 
+class Remembering:
+    """Numba's typing context, which finds the types of an operation anew wherever it is used: here, once."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._known: dict[Any, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def resolve_function_type(self, function: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
+        """Find the signature of a call."""
+        call = function, arguments, tuple(keywords.items())
+        if call not in self._known:
+            self._known[call] = self._context.resolve_function_type(function, arguments, keywords)
+        return self._known[call]
+
+
+_remembering = cache(Remembering)
+
+
 def compiled(signature: str) -> Callable[[Any], Any]:
     """Compile a function that Python calls, now, for one signature, without the GIL."""
     return lambda function: _cached(numba.njit, signature, function, nogil=True, no_cfunc_wrapper=True)
+
+
+def compiled_later(signature: str) -> Callable[[Any], Any]:
+    """Compile a function as `compiled` does, when it is first called."""
+
+    def decorate(function: Any) -> Callable[..., Any]:
+        found = cache(lambda: compiled(signature)(function))
+        return lambda *arguments: found()(*arguments)
+
+    return decorate
 
 
 def c_function(signature: str, function: Any) -> Any:

@@ -5,7 +5,7 @@ from math import ceil, floor
 from numba import float64, int64
 from numba.types import UniTuple
 
-from .compile import compiled, routine
+from .compile import compiled, compiled_later, routine
 from .kernels import POWER
 from .lanes import clip, load_f64, load_i32, load_i64, single, store_i32, store_i64
 
@@ -134,7 +134,7 @@ def survey_bins(edges, n):
     return least, power, most, cells
 
 
-@compiled("boolean(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+@compiled_later("boolean(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def choose_blocks(
     y_edges, x_edges, step, y_place, rows, x_place, columns, count, cell_cost, step_cost, limit, costs, powers
 ):
@@ -171,19 +171,19 @@ def choose_blocks(
     return best >= 0
 
 
-@compiled("boolean(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+@compiled_later("boolean(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def choose_lengths(y_edges, x_edges, step, y_place, rows, x_place, columns, count, price, saved, lengths):
     """Choose how long the runs are that the bins of each window are summed from; tell whether there are any.
 
     To make all runs longer by a cell costs `price`. `saved` is room for ``POWER**2`` integers: by how long the
     narrowest bin is how many cells one more cell of the runs saves.
     """
-    longest = POWER**2 - 1
+    longest = POWER * POWER - 1
     for length in range(longest + 1):
         store_i64(saved, length, 0)
     for i in range(count):
-        height = survey_bins(y_edges + i * step + 4 * y_place, rows)[3]
-        least = survey_bins(x_edges + i * step + 4 * x_place, columns)[0]
+        _, _, _, height = survey_bins(y_edges + i * step + 4 * y_place, rows)
+        least, _, _, _ = survey_bins(x_edges + i * step + 4 * x_place, columns)
         length = min(max(least, 0), longest)
         store_i64(lengths, i, length)
         store_i64(saved, length, load_i64(saved, length) + columns * height)
