@@ -16,10 +16,10 @@ from .arrays import LAYOUTS, Maps, result_dtype, take_floats, take_maps
 from .cores import available_cores
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
-from .memory import allocate, expect
+from .memory import allocate
 from .plan import Plan, Samples, make_samples, plan_bytes, plan_maps
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
-from .windows import ROUNDINGS, align_windows, parse_rois, take_rois
+from .windows import ROUNDINGS, take_rois
 
 MODES = ("max", "avg")
 MAX_INDEX = 2**31 - 1
@@ -322,10 +322,8 @@ def plan_samples(
 ) -> tuple[Samples, NDArray[np.int64]]:
     """Check what is asked of RoI align, and plan it: the samples, and the map of each window."""
     ratio, shifted = check_ratio(sampling_ratio), check_aligned(aligned)
-    windows, index = parse_rois(rois, batch_index, maps.count)
-    expect(len(index), sum(map(sum, pyramid.levels)))
-    dtype = np.float64 if maps.dtype.itemsize == 8 else np.float32
-    windows = align_windows(windows, as_geometry(geometry), shifted, dtype)
+    taken = take_rois(rois, batch_index, maps.count)
+    windows, index = backend("windows").scale_windows(taken, maps, as_geometry(geometry), shifted)
     return make_samples(pyramid, windows, ratio), index
 
 

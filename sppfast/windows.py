@@ -1,4 +1,4 @@
-"""Windows of an image: what `rois` may be, and where their samples lie for RoI align."""
+"""Windows of an image: what `rois` may be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from .arrays import is_sequence
 from .geometry import ConvGeometry, check_windows
 
 ROUNDINGS = ("sppnet", "fast_rcnn", "cells")
-VERY_FAR = 2.0**100  # cells: exact in float32, with room for sums and products
 
 Windows = NDArray[Any]  # (R, 4): x0, y0, x1, y1
 
@@ -143,18 +142,6 @@ def _take_batch_index(batch_index: Any, count: int, maps: int) -> NDArray[Any] |
     return index
 
 
-def align_windows(
-    windows: Windows, geometry: ConvGeometry, aligned: bool, dtype: type[np.floating[Any]]
-) -> NDArray[np.float64]:
-    """Windows in cells for RoI align: start and extent along y, then along x, computed in `dtype`."""
-    half = dtype(0.5 if aligned else 0)
-    x0, y0, x1, y1 = np.clip(_scaled(windows, geometry, dtype) - half, -VERY_FAR, VERY_FAR).T
-    height, width = y1 - y0, x1 - x0
-    if not aligned:
-        height, width = np.maximum(height, dtype(1)), np.maximum(width, dtype(1))
-    return np.stack([y0, height, x0, width], axis=1).astype(np.float64)
-
-
 def check_whole_cells(windows: Windows) -> None:
     """Check that windows are in whole cells."""
     if windows.dtype.kind == "f":
@@ -162,32 +149,12 @@ def check_whole_cells(windows: Windows) -> None:
             raise ValueError(f"rois[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not a whole cell")
 
 
-def _scaled(windows: Windows, geometry: ConvGeometry, dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    """Pixels to cells, every step in `dtype`; what is beyond its range is at its end or infinite, nothing is NaN."""
-    scale, offset, largest = steps_of(geometry, np.dtype(dtype))
-    limit = float(largest)  # NumPy ends the process where it finds no memory to negate one of its own scalars
-    pixels = windows
-    with np.errstate(over="ignore"):
-        if pixels.dtype != dtype:
-            pixels = np.clip(pixels.astype(np.float64).astype(dtype), -limit, limit)
-        if offset:
-            pixels = np.clip(pixels - offset, -limit, limit)
-        cells: NDArray[Any] = pixels * scale
-    return cells
-
-
 @lru_cache(maxsize=256)
-def single_steps(geometry: ConvGeometry) -> list[float]:
-    """`steps_of` in float32, as Python's floats."""
-    found: list[float] = steps_of(geometry, np.dtype(np.float32)).tolist()
-    return found
-
-
-@lru_cache(maxsize=256)
-def steps_of(geometry: ConvGeometry, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Cells of a pixel, pixels of the offset and the largest number, in `dtype`."""
+def float_steps(geometry: ConvGeometry, wide: bool) -> list[float]:
+    """Cells of a pixel, pixels of the offset and the largest number, in float64 if `wide`, otherwise in float32."""
+    dtype = np.float64 if wide else np.float32
     largest = np.finfo(dtype).max
     with np.errstate(over="ignore", divide="ignore"):
         scale = np.float64(1) / geometry.stride
-    steps: NDArray[Any] = np.clip([scale, geometry.offset, largest], -largest, largest).astype(dtype)
+    steps: list[float] = np.clip([scale, geometry.offset, largest], -largest, largest).astype(dtype).tolist()
     return steps

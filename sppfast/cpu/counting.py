@@ -2,12 +2,12 @@
 
 from math import ceil, floor
 
-from numba import float64, int64
+from numba import boolean, float64, int64
 from numba.types import UniTuple
 
 from .compile import compiled, compiled_later, routine
 from .kernels import POWER
-from .lanes import clip, load_f64, load_i32, load_i64, single, store_i32, store_i64
+from .lanes import clip, load_f64, load_i32, load_i64, single, store_f64, store_i32, store_i64
 
 SPPNET, FAST_RCNN, CELLS = range(3)
 FAR = 2.0**29  # cells: of Girshick's rounding, safe in int32 sums
@@ -26,12 +26,24 @@ def round_sppnet(low, high, size, stride, offset):
     return first, last - first + 1
 
 
+@routine(float64)
+def in_precision(value, wide):
+    """Round to float32, unless `wide`."""
+    return value if wide else single(value)
+
+
+@routine(float64)
+def scale_pixel(pixel, wide, scale, offset, largest, far):
+    """Scale a coordinate to cells, every step in float32 or, if `wide`, in float64; what is beyond, to the end."""
+    pixel = clip(in_precision(pixel, wide), -largest, largest)
+    pixel = clip(in_precision(pixel - offset, wide), -largest, largest)
+    return clip(in_precision(pixel * scale, wide), -far, far)
+
+
 @routine(int64)
 def half_away(pixel, scale, offset, largest):
     """Scale a coordinate and round it half away from zero, as Girshick does: every step in float32."""
-    pixel = clip(single(pixel), -largest, largest)
-    pixel = clip(single(pixel - offset), -largest, largest)
-    cell = clip(single(pixel * scale), -FAR, FAR)
+    cell = scale_pixel(pixel, False, scale, offset, largest, FAR)
     whole = int64(cell)
     return whole + int64(2.0 * (cell - whole))
 
@@ -54,6 +66,21 @@ def is_whole(value):
     return abs(value) >= 2.0**53 or float64(int64(value)) == value
 
 
+@routine(int64)
+def map_of(numbers, step, i, maps):
+    """Find the map of a window: the first if there are no numbers, -1 if there is no such map."""
+    if not numbers:
+        return 0
+    value = load_f64(numbers + i * step, 0)
+    return int64(value) if 0.0 <= value < maps and is_whole(value) else -1
+
+
+@routine(boolean)
+def is_window(low, high):
+    """Tell whether a window is finite and not inverted along an axis."""
+    return low - low == 0.0 and high - high == 0.0 and low <= high
+
+
 @compiled("int64(int64, int64, int64, int64, int64, int64, int64, int64, float64, float64, float64, int64, int64)")
 def round_windows(
     windows, step, numbers, numbers_step, count, sides, sides_step, maps, stride, offset, largest, rule, out
@@ -69,17 +96,12 @@ def round_windows(
     store_i64(longest, 0, 0)
     store_i64(longest, 1, 0)
     for i in range(count):
-        window, number = windows + i * step, 0
-        if numbers:
-            value = load_f64(numbers + i * numbers_step, 0)
-            if not (0.0 <= value < maps and is_whole(value)):
-                return i + 1
-            number = int64(value)
+        window, number = windows + i * step, map_of(numbers, numbers_step, i, maps)
+        if number < 0:
+            return i + 1
         for axis in range(2):
             low, high = load_f64(window, 1 - axis), load_f64(window, 3 - axis)
-            if not (low - low == 0.0 and high - high == 0.0 and low <= high):
-                return i + 1
-            if rule == CELLS and not (is_whole(low) and is_whole(high)):
+            if not is_window(low, high) or (rule == CELLS and not (is_whole(low) and is_whole(high))):
                 return i + 1
             size = load_i64(sides + number * sides_step, axis)
             start, extent = round_window(low, high, size, rule, stride, offset, largest)
@@ -91,6 +113,34 @@ def round_windows(
             store_i64(place, 2 * count, size)
         store_i64(out, 6 * count + i, number)
     return 0 if inside else NOT_INSIDE
+
+
+@compiled_later(
+    "int64(int64, int64, int64, int64, int64, int64, float64, float64, float64, float64, int64, int64, int64)"
+)
+def scale_windows(windows, step, numbers, numbers_step, count, maps, scale, offset, largest, far, shifted, wide, out):
+    """Scale windows x0, y0, x1, y1, float64, to cells, `shifted` by half of one or at least one wide.
+
+    Writes, for each window, where it begins along y and its extent, then along x, float64; behind them each one's map.
+    Returns 0, or one more than a window that is not as it should be.
+    """
+    half = 0.5 if shifted else 0.0
+    for i in range(count):
+        window, number = windows + i * step, map_of(numbers, numbers_step, i, maps)
+        if number < 0:
+            return i + 1
+        store_i64(out, 4 * count + i, number)
+        for axis in range(2):
+            low, high = load_f64(window, 1 - axis), load_f64(window, 3 - axis)
+            if not is_window(low, high):
+                return i + 1
+            low = scale_pixel(low, wide, scale, offset, largest, largest)
+            high = scale_pixel(high, wide, scale, offset, largest, largest)
+            begin = clip(in_precision(low - half, wide), -far, far)
+            extent = in_precision(clip(in_precision(high - half, wide), -far, far) - begin, wide)
+            store_f64(out, 4 * i + 2 * axis, begin)
+            store_f64(out, 4 * i + 2 * axis + 1, extent if shifted else max(extent, 1.0))
+    return 0
 
 
 @routine(int64)

@@ -53,6 +53,7 @@ BAND_SHARE = 8  # of a band, at most, are its bins, which are kept till those of
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**24  # of scratch memory, from one call to the next
 
+_NO_FIELDS = array("q", [0] * kernels.FIELDS)
 _local = threading.local()
 
 
@@ -172,10 +173,15 @@ def run(launch: Launch, fields: array[int], workers: int | None) -> None:
 
 def fill_fields(values: dict[int, Any]) -> array[int]:
     """Lay out a descriptor."""
-    fields = [0] * kernels.FIELDS
+    fields = _NO_FIELDS[:]
+    set_fields(fields, values)
+    return fields
+
+
+def set_fields(fields: array[int], values: dict[int, Any]) -> None:
+    """Set some fields of a descriptor."""
     for field, value in values.items():
         fields[field] = value
-    return array("q", fields)
 
 
 def map_fields(maps: Maps) -> dict[int, int]:
@@ -400,8 +406,7 @@ def _prepare(
     stream, places = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, way == SHARED_WAY)
     address, laid_out, step = lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second_bytes, places)
     fields = laid_out[:]
-    for field, value in edge_fields(plan).items():
-        fields[field] = value
+    set_fields(fields, edge_fields(plan))
     fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
     fields[kernels.MAY_BE_EMPTY] = plan.may_be_empty
     fields[kernels.AREAS] = areas_bytes > 0

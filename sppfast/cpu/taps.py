@@ -14,7 +14,7 @@ from math import ceil, inf
 from numba.core import types
 
 from ..arrays import LINE_BYTES
-from .compile import routine
+from .compile import compiled_later, routine
 from .kernels import (
     BASE_AT,
     BATCH_STEP,
@@ -168,12 +168,70 @@ def taps_at(record, bins):
     return record + 8 * (bins + 1)
 
 
+@routine(types.int64)
+def edges_of(desc, level, row, axis):
+    """Find where the bins of a level of a window begin and, behind that, end along an axis."""
+    if axis:
+        return load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP) + 4 * load_i64(level, X_EDGES)
+    return load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP) + 4 * load_i64(level, Y_EDGES)
+
+
+@routine(types.int64)
+def map_table(desc, row):
+    """Find the row of the table of maps for a window."""
+    return load_i64(desc, MAPS_AT) + load_i64(load_i64(desc, MAP_NUMBERS_AT), row) * load_i64(desc, MAPS_STEP)
+
+
+@routine(types.float64)
+def extent_of(desc, row, axis):
+    """Find the cells of a window along an axis."""
+    return load_f64(load_i64(desc, WINDOWS_AT) + 32 * row + 16 * axis, 1)
+
+
+@routine(types.int64)
+def most_taps(desc, level, row, map_, axis):
+    """Count the taps of all bins of a level of a window along an axis, at most."""
+    bins, sampling = load_i64(level, ROWS + axis), load_i64(desc, SAMPLING)
+    if sampling > 0:
+        return 2 * sampling * bins
+    if sampling == 0:  # samples of a bin are at least half a cell apart: no more of them lie near the map
+        near = ceil(min(extent_of(desc, row, axis) / bins, MANY)) + 1
+        return 2 * bins * min(near, 2 * load_i64(map_, 1 + axis) + 8)
+    edges, total = edges_of(desc, level, row, axis), 0
+    for bin_ in range(bins):
+        total += max(load_i32(edges, bins + bin_) - load_i32(edges, bin_), 0)
+    return total
+
+
+@compiled_later("int64(int64, int64, int64, int64)")
+def lay_records(desc, windows, room, records):
+    """Lay out the records of as many windows as have `room` for them, and of one at least; tell how many these are.
+
+    Writes where each begins and the last one ends; then how many cells, at most, the lines have that taps along y name.
+    """
+    size, cells, row, number = 0, 0, 0, 0
+    while row < windows and (row == 0 or size < room):
+        map_, wide = map_table(desc, row), 0
+        if load_i64(desc, SAMPLING) >= 0:
+            wide = int(min(extent_of(desc, row, 1) + 2, float(load_i64(map_, 2))))
+        for i in range(load_i64(desc, LEVELS)):
+            level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+            for axis in range(2):
+                count = most_taps(desc, level, row, map_, axis)
+                store_i64(records, number, size)
+                size += 8 * (load_i64(level, ROWS + axis) + 1) + TAP_BYTES * count
+                cells += 0 if axis else count * wide
+                number += 1
+        row += 1
+    store_i64(records, number, size)
+    store_i64(records, number + 1, cells)
+    return row
+
+
 @routine()
 def tabulate_edges(desc, level, row, record, bins, axis):
     """Write the record of an axis of a window from its edges."""
-    places = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP) + 4 * load_i64(level, Y_EDGES)
-    if axis:
-        places = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP) + 4 * load_i64(level, X_EDGES)
+    places = edges_of(desc, level, row, axis)
     total = 0
     for bin_ in range(bins):
         store_i64(record, bin_, total)
@@ -184,8 +242,7 @@ def tabulate_edges(desc, level, row, record, bins, axis):
 @routine(types.int64)
 def samples_of(desc, row, bins, axis, t):
     """Count the samples of a bin along an axis, inside the map or not."""
-    extent = load_f64(load_i64(desc, WINDOWS_AT) + 32 * row + 16 * axis, 1)
-    return count_samples(extent, bins, load_i64(desc, SAMPLING), t)
+    return count_samples(extent_of(desc, row, axis), bins, load_i64(desc, SAMPLING), t)
 
 
 @routine()
@@ -206,7 +263,7 @@ def run_tabulate(desc, task, worker, t):
     """Write the records of a chunk of windows."""
     chunks, windows = load_i64(desc, CHUNKS), load_i64(desc, WINDOWS)
     for row in range(windows * task // chunks, windows * (task + 1) // chunks):
-        map_ = load_i64(desc, MAPS_AT) + load_i64(load_i64(desc, MAP_NUMBERS_AT), row) * load_i64(desc, MAPS_STEP)
+        map_ = map_table(desc, row)
         for i in range(load_i64(desc, LEVELS)):
             level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
             for axis in range(2):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from ..arrays import LINE_BYTES, Maps, address_of
 from ..plan import Plan, Samples
 from . import kernels, scatter, taps
-from .kernels import COLUMNS, ROWS, X_EDGES, Y_EDGES
+from .kernels import ROWS
 from .launch import (
     SERIAL_ITEMS,
     SPILL,
@@ -29,6 +27,7 @@ from .launch import (
     level_fields,
     map_fields,
     run,
+    set_fields,
     stream_result,
 )
 from .order import order_windows
@@ -38,15 +37,23 @@ WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block 
 NEAR_BYTES = 2**17  # of gradients that are scattered together: part of a second-level cache
 MAX_GROUP = 32  # channels
 TABLE_BYTES, LEAST_BYTES = 2**25, 2**21  # of taps, at a time: a small part of the result
+ALL_BYTES = 2**62
 PARTS = 32
 MANY_WINDOWS = 4096
 TABLE_WINDOWS = 64  # for a task that lists taps
 
 
 class Table:
-    """The taps of all windows, listed, and what a kernel must know to find them.
+    """The taps of windows, listed: of as many as have `room` for them, and of one at least.
 
-    `sizes` are those of its records, where they are known.
+    Attributes
+    ----------
+    fields : array of int64
+        What a kernel must know to find them.
+    count : int
+        How many windows these are.
+    cells : int
+        Of the lines that their taps name, for RoI align, at most.
     """
 
     def __init__(
@@ -56,29 +63,23 @@ class Table:
         index: NDArray[np.int64],
         mode: str,
         workers: int | None,
-        sizes: NDArray[np.int64] | None = None,
+        room: int = ALL_BYTES,
     ) -> None:
-        sizes = _record_bytes(plan, maps, index) if sizes is None else sizes
-        self.memory = np.empty(int(sizes.sum()), dtype=np.uint8)
-        self.records = np.concatenate([[0], np.cumsum(sizes)])
-        self.fields = {
-            **_window_fields(plan),
-            **map_fields(maps),
-            kernels.TABLE_AT: address_of(self.memory),
-            kernels.RECORDS_AT: address_of(self.records),
-        }
-        chunks = -(-len(index) // TABLE_WINDOWS)
-        own = {kernels.CHUNKS: chunks, kernels.WINDOWS: len(index), kernels.MAP_NUMBERS_AT: address_of(index)}
+        records = 2 * len(plan.grids.levels)
+        self._places = np.empty(records * len(index) + 2, dtype=np.int64)
+        places = {kernels.RECORDS_AT: address_of(self._places), kernels.MAP_NUMBERS_AT: address_of(index)}
+        self.fields = fill_fields(_window_fields(plan) | map_fields(maps) | places)
+        address = self.fields.buffer_info()[0]
+        self.count: int = taps.lay_records(address, len(index), room, address_of(self._places))
+        size, self.cells = self._places[records * self.count :][:2].tolist()
+        self._memory = np.empty(size, dtype=np.uint8)
+        chunks = -(-self.count // TABLE_WINDOWS)
+        own = {kernels.TABLE_AT: address_of(self._memory), kernels.CHUNKS: chunks, kernels.WINDOWS: self.count}
+        set_fields(self.fields, own)
         precision = "float64" if maps.dtype.itemsize == 8 else "float32"
-        launch = Launch(
-            kernel_of(precision, mode, 0, taps.build_tabulate).address(),
-            fill_fields(self.fields | own),
-            chunks,
-            parallel=chunks > 1,
-            scratch_bytes=0,
-            order=None,
-        )
-        run(launch, launch.fields, workers)
+        kernel = kernel_of(precision, mode, 0, taps.build_tabulate).address()
+        launch = Launch(kernel, self.fields, chunks, parallel=chunks > 1, scratch_bytes=0, order=None)
+        run(launch, self.fields, workers)
 
 
 def align_maps(
@@ -96,18 +97,11 @@ def align_maps(
     """
     if not target.size:
         return
-    room = min(max(target.nbytes // PARTS, LEAST_BYTES), TABLE_BYTES)
-    for begin in range(0, len(index), MANY_WINDOWS):
-        end = min(begin + MANY_WINDOWS, len(index))
-        sizes = _record_bytes(_some(samples, begin, end), maps, index[begin:end])
-        cuts = begin + 1 + np.flatnonzero(np.diff(np.cumsum(sizes.sum(axis=(1, 2))) // room))
-        for first, last in pairwise((begin, *cuts, end)):
-            some, own = _some(samples, first, last), sizes[first - begin : last - begin]
-            _align_part(kept, maps, some, index[first:last], own, mode, target[first:last], workers)
-
-
-def _some(samples: Samples, first: int, last: int) -> Samples:
-    return Samples(samples.windows[first:last], samples.ratio, samples.grids)
+    room, first = min(max(target.nbytes // PARTS, LEAST_BYTES), TABLE_BYTES), 0
+    while first < len(index):
+        part = slice(first, first + MANY_WINDOWS)
+        some = Samples(samples.windows[part], samples.ratio, samples.grids)
+        first += _align_part(kept, maps, some, index[part], mode, target[part], room, workers)
 
 
 def _align_part(
@@ -115,19 +109,22 @@ def _align_part(
     maps: Maps,
     samples: Samples,
     index: NDArray[np.int64],
-    sizes: NDArray[np.int64],
     mode: str,
     target: NDArray[Any],
+    room: int,
     workers: int | None,
-) -> None:
+) -> int:
+    """Align as many windows as have room for their taps; tell how many."""
+
     def build(narrow: bool) -> Kernel:
         return kernel_of(maps.name, mode, int(narrow), taps.build_gather)
 
-    kernel, shared = choose_lanes(build, maps, index, _line_cells(samples, maps, index))
-    table = Table(maps, samples, index, mode, workers, sizes)
+    table = Table(maps, samples, index, mode, workers, room)
+    index, target = index[: table.count], target[: table.count]
+    kernel, shared = choose_lanes(build, maps, index, table.cells)
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, int(maps.widths.max()))
-    bins = samples.grids.bins + SPILL
     stream, places = stream_result(target.nbytes, samples.grids.bins, shared)
+    bins = samples.grids.bins + SPILL
     parallel = target.size >= SERIAL_ITEMS
     blocks = -(-maps.channels // kernel.lanes)
     chunks = count_chunks(len(index), maps.count * blocks) if parallel else 1
@@ -145,6 +142,7 @@ def _align_part(
     }
     scratch = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + places * kernel.result_bytes)
     _run(kernel, maps, table, index, fields, maps.count * blocks * chunks, parallel, scratch, workers)
+    return table.count
 
 
 def spread_means(
@@ -287,14 +285,10 @@ def _run(
     """Do the tasks of a kernel whose windows are ordered by map."""
     order = order_windows(index, maps.count)
     step = -(-scratch // LINE_BYTES) * LINE_BYTES
-    values = {
-        **(table.fields if table else {}),
-        **fields,
-        kernels.STARTS_AT: address_of(order.starts),
-        kernels.ROWS_AT: address_of(order.rows),
-        kernels.SCRATCH_STEP: step,
-    }
-    launch = Launch(kernel.address(), fill_fields(values), tasks, parallel, step, order)
+    values = table.fields[:] if table else fill_fields({})
+    places = {kernels.STARTS_AT: address_of(order.starts), kernels.ROWS_AT: address_of(order.rows)}
+    set_fields(values, fields | places | {kernels.SCRATCH_STEP: step})
+    launch = Launch(kernel.address(), values, tasks, parallel, step, order)
     run(launch, launch.fields, workers)
 
 
@@ -308,45 +302,3 @@ def _window_fields(plan: Plan | Samples) -> dict[int, int]:
     if isinstance(plan, Plan):
         return {kernels.SAMPLING: -1, **edge_fields(plan), **levels}
     return {kernels.SAMPLING: plan.ratio, kernels.WINDOWS_AT: address_of(plan.windows), **levels}
-
-
-def _record_bytes(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Size of each record of the table, (R, L, 2)."""
-    sizes = np.empty((len(index), len(plan.grids.levels), 2), dtype=np.int64)
-    for axis, field in enumerate((ROWS, COLUMNS)):
-        for level, count in enumerate(_taps(plan, maps, index, axis)):
-            sizes[:, level, axis] = 8 * (plan.grids.levels[level, field] + 1) + taps.TAP_BYTES * count
-    return sizes
-
-
-def _taps(plan: Plan | Samples, maps: Maps, index: NDArray[np.int64], axis: int) -> Iterator[NDArray[Any] | float]:
-    """Count the taps of all bins along an axis, at most: for each level (R,), or one number for equal windows.
-
-    Arrays of one dimension and of one dtype: others take buffers, see `memory.expect`.
-    """
-    if isinstance(plan, Plan):
-        return _edge_taps(plan, *((plan.y_edges, Y_EDGES, ROWS), (plan.x_edges, X_EDGES, COLUMNS))[axis])
-    return _sample_taps(plan, maps, index, axis)
-
-
-def _edge_taps(plan: Plan, edges: NDArray[np.int32], places: int, counts: int) -> Iterator[NDArray[Any]]:
-    for place, n in plan.grids.levels[:, [places, counts]]:
-        begins, ends = (edges[:, at : at + n].astype(np.int64) for at in (place, place + n))
-        yield np.maximum(ends - begins, 0).sum(axis=1)
-
-
-def _sample_taps(samples: Samples, maps: Maps, index: NDArray[np.int64], axis: int) -> Iterator[NDArray[Any] | float]:
-    extents = samples.windows[:, 1 + 2 * axis]
-    sides = (maps.heights, maps.widths)[axis].astype(np.float64)
-    for bins in samples.grids.levels[:, (ROWS, COLUMNS)[axis]].tolist():
-        if samples.ratio:
-            yield 2.0 * samples.ratio * bins
-        else:  # samples of a bin are at least half a cell apart: no more of them lie near the map
-            near = np.minimum(np.ceil(extents / bins) + 1, 2 * (sides[index] if maps.ragged else sides[0]) + 8)
-            yield 2.0 * bins * near
-
-
-def _line_cells(samples: Samples, maps: Maps, index: NDArray[np.int64]) -> int:
-    """Count the cells of the lines that the taps of all windows name, at most."""
-    lines = sum(_sample_taps(samples, maps, index, 0))
-    return int((lines * np.minimum(samples.windows[:, 3] + 2, float(maps.widths.max()))).sum())

@@ -12,7 +12,7 @@ from ..arrays import Maps, address_of
 from ..geometry import ConvGeometry
 from ..plan import Plan, bins_of, counts_of, grids_of, row_edges
 from ..pyramid import Pyramid
-from ..windows import Rois, check_whole_cells, single_steps
+from ..windows import Rois, check_whole_cells, float_steps
 from . import counting
 
 SIDES = 1, 6  # where a map's height and width are in its row of the table of maps, and how long the row is
@@ -23,6 +23,7 @@ RULES = {
     "cells": (counting.CELLS, "adaptive"),
 }
 LARGEST = float(np.finfo(np.float64).max)
+VERY_FAR = 2.0**100  # cells: exact in float32, with room for sums and products
 
 
 @dataclass(eq=False, slots=True)
@@ -77,7 +78,7 @@ def _round(
     """Round windows: along y and x as in `Axis`, then the map of each; longest ones; whether all lie inside."""
     count = len(rois.windows)
     windows, numbers = _float64(rois.windows), None if rois.numbers is None else _float64(rois.numbers)
-    steps = single_steps(geometry) if rule == counting.FAST_RCNN else (geometry.stride, geometry.offset, LARGEST)
+    steps = float_steps(geometry, False) if rule == counting.FAST_RCNN else (geometry.stride, geometry.offset, LARGEST)
     memory = np.empty(7 * count + 2, dtype=np.int64)
     found = counting.round_windows(
         *_place(windows), *_place(numbers), count, *sides, maps, *steps, rule, address_of(memory)
@@ -85,8 +86,27 @@ def _round(
     if found > 0:
         rois.check(maps)
         check_whole_cells(rois.windows)
-        raise ValueError(f"rois[{found - 1}]: {rois.windows[found - 1].tolist()} is not a window")
+        raise _not_a_window(rois, found)
     return memory[:-2].reshape(7, count), memory[-2:].tolist(), found == 0
+
+
+def _not_a_window(rois: Rois, found: int) -> ValueError:
+    return ValueError(f"rois[{found - 1}]: {rois.windows[found - 1].tolist()} is not a window")
+
+
+def scale_windows(
+    rois: Rois, maps: Maps, geometry: ConvGeometry, aligned: bool
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Check windows and scale them to cells for RoI align, see `Samples`, with the map of each."""
+    count, wide = len(rois.windows), maps.dtype.itemsize == 8
+    windows, numbers = _float64(rois.windows), None if rois.numbers is None else _float64(rois.numbers)
+    memory = np.empty(5 * count, dtype=np.int64)
+    places, steps = (*_place(windows), *_place(numbers), count, maps.count), float_steps(geometry, wide)
+    found = counting.scale_windows(*places, *steps, VERY_FAR, aligned, wide, address_of(memory))
+    if found:
+        rois.check(maps.count)
+        raise _not_a_window(rois, found)
+    return memory[: 4 * count].view(np.float64).reshape(count, 4), memory[4 * count :]
 
 
 def _float64(array: NDArray[Any]) -> NDArray[np.float64]:
