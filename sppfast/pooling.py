@@ -313,7 +313,9 @@ def cut_windows(rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding
 
 def _parts(count: int, pyramid: Pyramid, maps: Maps, size: int) -> Iterator[slice]:
     """Divide windows into parts whose plans are small beside a result of `size` bytes, and that are worth a pack."""
-    step = max(size // PARTS // plan_bytes(pyramid), maps.count * maps.largest, 1)
+    step = max(maps.count * maps.largest, 1)
+    if count > step:
+        step = max(step, size // PARTS // plan_bytes(pyramid))
     return (slice(start, start + step) for start in range(0, count, step))
 
 

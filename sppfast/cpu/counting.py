@@ -5,7 +5,7 @@ from math import ceil, floor
 from numba import boolean, float64, int64
 from numba.types import UniTuple
 
-from .compile import compiled, compiled_later, routine
+from .compile import compiled_later, routine
 from .kernels import POWER
 from .lanes import clip, load_f64, load_i32, load_i64, single, store_f64, store_i32, store_i64
 
@@ -81,7 +81,9 @@ def is_window(low, high):
     return low - low == 0.0 and high - high == 0.0 and low <= high
 
 
-@compiled("int64(int64, int64, int64, int64, int64, int64, int64, int64, float64, float64, float64, int64, int64)")
+@compiled_later(
+    "int64(int64, int64, int64, int64, int64, int64, int64, int64, float64, float64, float64, int64, int64)"
+)
 def round_windows(
     windows, step, numbers, numbers_step, count, sides, sides_step, maps, stride, offset, largest, rule, out
 ):
@@ -157,7 +159,7 @@ def lay_axis(table, by_extent, i, window, step, limited, width, place):
     return load_i32(place, 1) - load_i32(place, 0)
 
 
-@compiled("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+@compiled_later("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def lay_edges(y_table, y_by_extent, x_table, x_by_extent, y, x, step, limited, count, tall, wide, edges):
     """Lay out the edges of windows along both axes: a row of each table for each extent, or window.
 
@@ -246,7 +248,7 @@ def choose_lengths(y_edges, x_edges, step, y_place, rows, x_place, columns, coun
     return longest > 1
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
+@compiled_later("void(int64, int64, int64, int64, int64, int64, int64)")
 def sort(keys, low, high, order, count, starts, result):
     """Sort an order of `count`, or 0 for one that rises, stably by keys from `low` to below `high`.
 

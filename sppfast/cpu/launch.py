@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_name
@@ -24,9 +24,7 @@ from . import kernels, threads
 from .compile import c_function
 from .kernels import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from .lanes import Reduction
-
-if TYPE_CHECKING:
-    from .order import Order
+from .order import Order, choose_powers, choose_runs, order_windows
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
@@ -237,8 +235,6 @@ def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
 def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
     if index is None:
         return _launch_maps.__wrapped__(maps, plan, mode)
-    from .order import choose_powers, choose_runs, order_windows  # compiled when it is imported: whole maps do without
-
     cells = plan.cells
     if mode == "avg" and maps.widths.max() > kernels.SUM_CELLS:
         cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
