@@ -104,7 +104,7 @@ def test_bins_of_runs_are_the_bins_of_cells(rng, monkeypatch, dtype, levels, rou
         chosen.append(choose(plan, packed_cells))
         return chosen[-1]
 
-    monkeypatch.setattr(order, "choose_runs", choose)
+    monkeypatch.setattr(launch, "choose_runs", choose)
     by_cells = call(run_cells=10**9)
     assert chosen == [None]
     for run_cells in (0, 1, 3, 10, 30):

@@ -5,6 +5,7 @@ a *tile*, so that a reduction over cells is a full-width vector operation, whate
 """
 
 from numba.core import types
+from numba.types import UniTuple
 
 from ..arrays import LINE_BYTES
 from .compile import routine
@@ -580,13 +581,29 @@ def share_of(size, line, begun):
 
 
 @routine(types.int64)
+def head_of(place):
+    """Count the bytes before the first whole line."""
+    return -place % LINE_BYTES
+
+
+@routine(types.int64)
 def stream_share(beside, waiting, done, share, size):
     """Stream lines of a run of `size` bytes that is waiting, from `done` on, a share of them; tell how far it is."""
-    stop = min(done + share, size)
-    while done < stop:
-        stream_line(beside + done, waiting + done)
+    head = head_of(beside)
+    stop = min(done + share, size - head)
+    while done + LINE_BYTES <= stop:
+        stream_line(beside + head + done, waiting + head + done)
         done += LINE_BYTES
     return done
+
+
+@routine()
+def copy_ends(beside, waiting, size):
+    """Copy what a run of `size` bytes that is waiting has before its first whole line and behind the last."""
+    head = head_of(beside)
+    tail = (size - head) % LINE_BYTES
+    copy_run(beside, waiting, head, False)
+    copy_run(beside + size - tail, waiting + size - tail, tail, False)
 
 
 @routine()
@@ -612,6 +629,8 @@ def transpose(flat, source, bins, indices, waiting, beside, begun, t):
                 transpose_out(place, bins * item, from_, step, t)
             if beside:
                 done = stream_share(beside, waiting, done, share, bins * line)
+    if beside:
+        copy_ends(beside, waiting, bins * line)
 
 
 @routine(only=lambda t: t.mode == "paired")
@@ -631,6 +650,9 @@ def part_pairs(flat, behind, source, bins, waiting, beside, index_beside, begun,
             if beside:
                 done = stream_share(beside, waiting, done, share, bins * line)
                 index_done = stream_share(index_beside, waiting + behind, index_done, index_share, bins * index_line)
+    if beside:
+        copy_ends(beside, waiting, bins * line)
+        copy_ends(index_beside, waiting + behind, bins * index_line)
 
 
 @routine()
@@ -688,22 +710,22 @@ def prefetch_ends(desc, row, channel, t):
 
 @routine(types.boolean, only=lambda t: t.way == SHARED_WAY or t.mode in ("avg", "peak"))
 def can_wait(desc, channel, t):
-    """Tell whether the runs of a window wait, transposed, until there are other bins, or no more: all are whole lines.
+    """Tell whether the runs of a window wait, transposed, until there are other bins, or no more.
 
     Streamed at once, lines fill the processor's queue of stores, and the next bins wait until they are written.
     """
-    lanes, channels = lane_count(t), load_i64(desc, CHANNELS)
-    sizes = (lanes | channels) * out_item_bytes(t) | load_i64(desc, OUT_AT) | load_i64(desc, OUT_STEP)
-    if has_index(t):
-        sizes |= (lanes | channels) * 4 | load_i64(desc, INDEX_AT) | load_i64(desc, INDEX_STEP)
-    return load_i64(desc, STREAM) == BESIDE and channel + lanes <= channels and sizes % LINE_BYTES == 0
+    lanes, whole = lane_count(t), lane_count(t) * out_item_bytes(t) % LINE_BYTES == 0
+    return load_i64(desc, STREAM) == BESIDE and whole and channel + lanes <= load_i64(desc, CHANNELS)
 
 
-@routine(types.int64)
-def place_finest(desc, row, channel, t):
-    """Find the run of the finest level in a row of the result; 0 if there is no row."""
+@routine(UniTuple(types.int64, 2))
+def lines_beside(desc, row, waiting, channel, t):
+    """Find the whole lines of the finest level that are waiting, and where they go: 0 if less than bins, or no row."""
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
-    return place_of(desc, load_i64(desc, LEVELS_AT), out, channel, out_item_bytes(t)) if row >= 0 else 0
+    place = place_of(desc, load_i64(desc, LEVELS_AT), out, channel, out_item_bytes(t))
+    head = head_of(place)
+    few = head > 0 and lane_count(t) * out_item_bytes(t) < 2 * LINE_BYTES
+    return waiting + head, 0 if few or row < 0 else place + head
 
 
 @routine()
@@ -1017,16 +1039,17 @@ def run_task(desc, task, worker, t):
         row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
         y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
         x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
-        for block in range(blocks if load_i64(desc, STREAM) and into == bins and not waits else 0):
+        for block in range(blocks if load_i64(desc, STREAM) and into == bins else 0):
             prefetch_ends(desc, row, channel + block * lanes, t)
-        beside, begun = place_finest(desc, before, channel, t), False
+        lines, beside = lines_beside(desc, before, waiting, channel, t)
+        begun = False
         if shared and not is_sum(t):
             power = load_i64(powers, row) if powers else -1
-            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, waiting, beside, t)
-            begun = power >= 0
+            state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, lines, beside, t)
+            begun = beside and power >= 0
         elif areas:
-            subtract_areas(desc, more, bins, y_edges, x_edges, map_, waiting, beside, t)
-            begun = True
+            subtract_areas(desc, more, bins, y_edges, x_edges, map_, lines, beside, t)
+            begun = beside > 0
         elif powers and load_i64(powers, row):
             length = load_i64(powers, row)
             state = sum_runs(desc, tile, more, state, length, bins, y_edges, x_edges, map_, t)

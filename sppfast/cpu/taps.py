@@ -54,8 +54,8 @@ from .kernels import (
     Y_EDGES_STEP,
     can_wait,
     copy_window,
+    lines_beside,
     pack,
-    place_finest,
     prefetch_ends,
     transpose_levels,
     write,
@@ -351,11 +351,11 @@ def gather_level(desc, number, row, tile, bins, waiting, beside, map_, address, 
 @routine()
 def gather_window(desc, row, tile, bins, flat, waiting, before, map_, address, channel, t):
     """Align a window, one channel block, transposed; the row `before` is waiting, or -1, see `transpose_levels`."""
-    beside = place_finest(desc, before, channel, t)
+    lines, beside = lines_beside(desc, before, waiting, channel, t)
     for i in range(load_i64(desc, LEVELS)):
         first = load_i64(load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i, FIRST) * accumulator_bytes(t)
-        gather_level(desc, i, row, tile, bins + first, waiting, 0 if i else beside, map_, address, channel, t)
-    transpose_levels(desc, bins, flat, waiting, before, True, channel, t)
+        gather_level(desc, i, row, tile, bins + first, lines, 0 if i else beside, map_, address, channel, t)
+    transpose_levels(desc, bins, flat, waiting, before, beside > 0, channel, t)
 
 
 @routine()
@@ -379,7 +379,7 @@ def run_gather(desc, task, worker, t):
         pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
     for i in range(first, last):
         row = load_i64(load_i64(desc, ROWS_AT), i)
-        if load_i64(desc, STREAM) and not waits:
+        if load_i64(desc, STREAM):
             prefetch_ends(desc, row, channel, t)
         gather_window(desc, row, tile, bins, flat, waiting, before, map_, address, channel, t)
         if waits:
