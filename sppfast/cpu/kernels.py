@@ -708,17 +708,21 @@ def prefetch_ends(desc, row, channel, t):
                 prefetch_write(end)
 
 
-@routine(types.boolean, only=lambda t: t.way == SHARED_WAY or t.mode in ("avg", "peak"))
+def may_wait(t):
+    """Tell whether a kernel's windows may share a tile, and its lanes fill the lines of a result."""
+    return (t.way == SHARED_WAY or t.mode in ("avg", "peak")) and t.count * t.out_bits // 8 % LINE_BYTES == 0
+
+
+@routine(types.boolean, only=may_wait)
 def can_wait(desc, channel, t):
     """Tell whether the runs of a window wait, transposed, until there are other bins, or no more.
 
     Streamed at once, lines fill the processor's queue of stores, and the next bins wait until they are written.
     """
-    lanes, whole = lane_count(t), lane_count(t) * out_item_bytes(t) % LINE_BYTES == 0
-    return load_i64(desc, STREAM) == BESIDE and whole and channel + lanes <= load_i64(desc, CHANNELS)
+    return load_i64(desc, STREAM) == BESIDE and channel + lane_count(t) <= load_i64(desc, CHANNELS)
 
 
-@routine(UniTuple(types.int64, 2))
+@routine(UniTuple(types.int64, 2), only=may_wait)
 def lines_beside(desc, row, waiting, channel, t):
     """Find the whole lines of the finest level that are waiting, and where they go: 0 if less than bins, or no row."""
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
