@@ -1046,17 +1046,14 @@ def run_task(desc, task, worker, t):
         for block in range(blocks if load_i64(desc, STREAM) and into == bins else 0):
             prefetch_ends(desc, row, channel + block * lanes, t)
         lines, beside = lines_beside(desc, before, waiting, channel, t)
-        begun = False
+        power = load_i64(powers, row) if powers else -1
+        begun = beside > 0 and (areas if is_sum(t) else power >= 0)
         if shared and not is_sum(t):
-            power = load_i64(powers, row) if powers else -1
             state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, lines, beside, t)
-            begun = beside and power >= 0
         elif areas:
             subtract_areas(desc, more, bins, y_edges, x_edges, map_, lines, beside, t)
-            begun = beside > 0
-        elif powers and load_i64(powers, row):
-            length = load_i64(powers, row)
-            state = sum_runs(desc, tile, more, state, length, bins, y_edges, x_edges, map_, t)
+        elif power > 0:
+            state = sum_runs(desc, tile, more, state, power, bins, y_edges, x_edges, map_, t)
         elif merge:
             merge_bands(bins, partial, bands_step, bands, blocks * load_i64(desc, BINS), t)
         else:
