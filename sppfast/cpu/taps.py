@@ -315,7 +315,7 @@ def last_place(taps, count):
 
 @routine()
 def gather_level(desc, number, row, tile, bins, waiting, beside, map_, address, channel, t):
-    """Reduce the bins of a level of a window."""
+    """Reduce the bins of a level of a window; `waiting` and `beside` as in `reduce_blocks`."""
     level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * number
     rows, columns, shared = load_i64(level, ROWS), load_i64(level, COLUMNS), load_i64(desc, SHARED)
     y_record, x_record = record_of(desc, row, number, 0), record_of(desc, row, number, 1)
