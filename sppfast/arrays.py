@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,8 @@ class Maps:
         Of the table, which lives as long as this.
     largest : int
         Cells of the largest map.
+    widest : int
+        Columns of the widest map.
     """
 
     dtype: np.dtype[Any]
@@ -71,6 +73,7 @@ class Maps:
     ragged: bool
     address: int
     largest: int
+    widest: int
 
     @property
     def heights(self) -> NDArray[np.int64]:
@@ -81,6 +84,30 @@ class Maps:
     def widths(self) -> NDArray[np.int64]:
         """Width of all maps, (1,), or of each map of a ragged batch, (N,)."""
         return self.table[:, 2]
+
+
+OfMaps = TypeVar("OfMaps", bound=Callable[..., Any])
+
+
+def remembered(function: OfMaps) -> OfMaps:
+    """Remember what a function of maps found, unless they are a list: that is never described again."""
+    known = lru_cache(maxsize=256)(function)
+    _forgetting.append(known.cache_clear)
+
+    @wraps(function)
+    def find(maps: Maps, *given: Any) -> Any:
+        return function(maps, *given) if maps.ragged else known(maps, *given)
+
+    return cast(OfMaps, find)
+
+
+_forgetting: list[Callable[[], None]] = []
+
+
+def forget() -> None:
+    """Forget what all such functions found: where limits that they go by are changed."""
+    for clear in _forgetting:
+        clear()
 
 
 def take_maps(x: Any, layout: str, xp: ModuleType = np) -> tuple[Any, Maps]:
@@ -159,8 +186,8 @@ def _maps(
     if dtype.name not in DTYPES:
         raise TypeError(f"{name}: dtype {dtype} is not supported, expected bool, integers or floats up to 64 bits")
     table = np.array(rows, dtype=np.int64)
-    largest = int((table[:, 1] * table[:, 2]).max())
-    return Maps(dtype, dtype.name, count, channels, table, step, single, ragged, table.ctypes.data, largest)
+    largest, widest = int((table[:, 1] * table[:, 2]).max()), int(table[:, 2].max())
+    return Maps(dtype, dtype.name, count, channels, table, step, single, ragged, table.ctypes.data, largest, widest)
 
 
 def _map_row(name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], layout: str) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ def pool_backward(
         return call_foreign(pool_backward, **locals())
     pyramid, kept, maps = take(x, levels, bins, mode, layout, indices)
     threads = check_workers(workers)
-    plan = plan_of(pyramid, maps, mode)
+    plan = plan_of(maps, pyramid, mode)
     rows = take_grad(grad, pyramid, maps, maps.count, layout, maps.single)
     if mode == "avg":
         targets = Targets(out, kept, maps, layout, [rows])
@@ -99,7 +99,7 @@ def pool_backward(
         indices = pool(x, pyramid.levels, bins=bins, layout=layout, return_indices=True, workers=workers)[1]
     places = take_indices(indices, pyramid, maps, maps.count, layout, maps.single)
     targets = Targets(out, kept, maps, layout, [rows, places])
-    _scatter_maxima(rows, places, maps, plan, np.arange(maps.count), targets, threads)
+    _scatter_maxima(rows, places, maps, plan, targets, threads)
     return targets.present()
 
 
@@ -150,27 +150,27 @@ def roi_pool_backward(
         return call_foreign(roi_pool_backward, **locals())
     pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, indices)
     threads = check_workers(workers)
-    y_axis, x_axis, index = cut_windows(rois, batch_index, maps, geometry, rounding)
-    plan = backend("windows").plan_windows(pyramid, y_axis, x_axis, mode != "avg")
-    rows = take_grad(grad, pyramid, maps, len(index), layout)
+    cut = cut_windows(rois, batch_index, maps, geometry, rounding)
+    plan = backend("windows").plan_windows(pyramid, cut, slice(None), mode != "avg")
+    rows = take_grad(grad, pyramid, maps, len(cut), layout)
     if mode == "avg":
         targets = Targets(out, kept, maps, layout, [rows])
-        backend("weigh").spread_means(rows, in_single(maps), plan, index, targets.planes, threads)
+        backend("weigh").spread_means(rows, in_single(maps), plan, targets.planes, threads)
         return targets.present()
     if indices is not None:
-        places = take_indices(indices, pyramid, maps, len(index), layout)
+        places = take_indices(indices, pyramid, maps, len(cut), layout)
         targets = Targets(out, kept, maps, layout, [rows, places])
-        _scatter_maxima(rows, places, maps, plan, index, targets, threads)
+        _scatter_maxima(rows, places, maps, plan, targets, threads)
         return targets.present()
     targets = Targets(out, kept, maps, layout, [rows, *(kept if maps.ragged else [kept])])
     dtypes = result_dtypes(maps, "argmax")
     size = rows.shape[1] * (rows.itemsize + sum(dtype.itemsize for dtype in dtypes))
     room = max(PART_BYTES, (rows.nbytes + sum(array.nbytes for array in targets.arrays)) // PARTS)
-    for number, part in enumerate(_parts(index, max(room // max(size, 1), 1))):
-        some = replace(plan, y_edges=plan.y_edges[part], x_edges=plan.x_edges[part])
-        maxima, places = (np.empty((len(index[part]), rows.shape[1]), dtype) for dtype in dtypes)
-        backend("launch").reduce_maps(kept, maps, some, index[part], "argmax", [maxima, places], threads)
-        _scatter_maxima(rows[part], places, maps, some, index[part], targets, threads, more=number > 0)
+    for number, part in enumerate(_parts(cut.index, max(room // max(size, 1), 1))):
+        some = plan.part(part)
+        maxima, places = (np.empty((len(some.y_edges), rows.shape[1]), dtype) for dtype in dtypes)
+        backend("launch").reduce_maps(kept, maps, some, "argmax", [maxima, places], threads)
+        _scatter_maxima(rows[part], places, maps, some, targets, threads, more=number > 0)
     return targets.present()
 
 
@@ -232,17 +232,17 @@ def roi_align_backward(
         return call_foreign(roi_align_backward, **locals())
     pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, None)
     threads = check_workers(workers)
-    samples, index = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
-    rows = take_grad(grad, pyramid, maps, len(index), layout)
+    samples = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
+    rows = take_grad(grad, pyramid, maps, len(samples.index), layout)
     sources = kept if maps.ragged else [kept]
     targets = Targets(out, kept, maps, layout, [rows, *sources])
     if mode == "avg":
-        backend("weigh").spread_means(rows, in_single(maps), samples, index, targets.planes, threads)
+        backend("weigh").spread_means(rows, in_single(maps), samples, targets.planes, threads)
         return targets.present()
     if maps.dtype.itemsize == 2:
         sources = [array.astype(np.float32) for array in sources]
         kept, maps = take_maps(sources if maps.ragged else sources[0], layout)
-    backend("weigh").scatter_peaks(rows, kept, maps, samples, index, targets.planes, threads)
+    backend("weigh").scatter_peaks(rows, kept, maps, samples, targets.planes, threads)
     return targets.present()
 
 
@@ -377,16 +377,9 @@ def _check_outs(out: Any, shapes: list[tuple[int, ...]], maps: Maps, xp: ModuleT
 
 
 def _scatter_maxima(
-    rows: Array,
-    places: Array,
-    maps: Maps,
-    plan: Plan,
-    index: Array,
-    targets: Targets,
-    threads: Any,
-    more: bool = False,
+    rows: Array, places: Array, maps: Maps, plan: Plan, targets: Targets, threads: Any, more: bool = False
 ) -> None:
     """Add the gradients to the cells that were maxima, and to what is there already if there is `more` than before."""
-    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, index, targets.planes, threads, more)
+    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, targets.planes, threads, more)
     if wrong:
         raise ValueError(f"indices[{wrong - 1}]: not all lie in the map, or are -1")

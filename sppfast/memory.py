@@ -3,7 +3,7 @@
 So the memory of the last large results stays after them, for the next ones of their size. The system is told that it
 may take it back (``MADV_FREE``): it does when memory runs short, and the next result then gets fresh pages. Results of
 some megabytes malloc would keep, unless it finds that it has too much: they are kept here, when their size comes again,
-as it would keep them.
+as it would keep them. Too much is what values and indices free at once, which are smaller ones: those share a piece.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import math
 import mmap
 from collections import deque
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from .arrays import LINE_BYTES, address_of
 
+TOGETHER_BYTES = 2**15  # values and indices from here on, up to `REPEATED_BYTES`, lie in one piece of memory
 ALIGNED_BYTES = 2**20  # from here on a result begins at a cache line, so that whole lines can be written
 REPEATED_BYTES = 2**22  # from here on malloc may give memory back to the system
 KEPT_BYTES = 2**25  # from here on it does so at once
@@ -28,6 +30,7 @@ KEPT_BLOCKS = 2  # values and indices
 PLAN_BYTES, WINDOW_BYTES, EDGE_BYTES = 2**19, 512, 32  # of planning, more than it takes
 SLACK = 1.1  # a block serves results that are not much smaller
 
+_BYTE = np.dtype(np.uint8)
 _kept: deque[mmap.mmap] = deque(maxlen=KEPT_BLOCKS)
 _sizes: tuple[int, ...] = ()
 
@@ -43,6 +46,17 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     memory = np.empty(size + LINE_BYTES, dtype=np.uint8)
     begin = -address_of(memory) % LINE_BYTES
     return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
+def allocate_together(shape: tuple[int, ...], dtypes: tuple[np.dtype[Any], ...]) -> list[NDArray[Any]]:
+    """Allocate results that are used, and given up, together."""
+    sizes = [math.prod(shape) * dtype.itemsize for dtype in dtypes]
+    if len(dtypes) == 1 or not TOGETHER_BYTES <= max(sizes) < REPEATED_BYTES:
+        return [allocate(shape, dtype) for dtype in dtypes]
+    starts = list(accumulate((-(-size // LINE_BYTES) * LINE_BYTES for size in sizes), initial=0))
+    memory = allocate((starts[-1],), _BYTE)
+    pieces = zip(starts, sizes, dtypes, strict=False)
+    return [memory[start : start + size].view(dtype).reshape(shape) for start, size, dtype in pieces]
 
 
 def scratch(size: int) -> NDArray[np.uint8]:

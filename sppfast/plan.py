@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,8 @@ class Plan:
 
     Attributes
     ----------
+    index : ndarray of int64, shape (R,), or None
+        The map of each window; None: each map is one.
     grids : Grids
         The bins of a window.
     y_edges, x_edges : ndarray of int32, shape (R, T)
@@ -63,11 +65,17 @@ class Plan:
         Whether there are bins without cells.
     """
 
+    index: NDArray[np.int64] | None
     grids: Grids
     y_edges: Edges
     x_edges: Edges
     cells: int
     may_be_empty: bool
+
+    def part(self, part: Any) -> Plan:
+        """Plan some of the windows: of a slice, or of an array of indices."""
+        index = None if self.index is None else self.index[part]
+        return replace(self, index=index, y_edges=self.y_edges[part], x_edges=self.x_edges[part])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,6 +84,8 @@ class Samples:
 
     Attributes
     ----------
+    index : ndarray of int64, shape (R,)
+        The map of each window.
     windows : ndarray of float64, shape (R, 4)
         In cells: start and extent along y, start and extent along x.
     ratio : int
@@ -84,18 +94,23 @@ class Samples:
         The bins of a window.
     """
 
+    index: NDArray[np.int64]
     windows: NDArray[np.float64]
     ratio: int
     grids: Grids
 
+    def part(self, part: slice) -> Samples:
+        """Plan some of the windows."""
+        return replace(self, index=self.index[part], windows=self.windows[part])
 
-def make_samples(pyramid: Pyramid, windows: NDArray[np.float64], ratio: int) -> Samples:
+
+def make_samples(pyramid: Pyramid, index: NDArray[np.int64], windows: NDArray[np.float64], ratio: int) -> Samples:
     """Lay out the tables of RoI align."""
-    return Samples(windows, ratio, grids_of(pyramid.levels, frozenset(), frozenset(), False))
+    return Samples(index, windows, ratio, grids_of(pyramid.levels, frozenset(), frozenset(), False))
 
 
 Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
-Bins: TypeAlias = tuple[Edges, Nests]
+Bins: TypeAlias = tuple[Grids, Edges, Edges]  # of windows that begin at 0: along y and along x
 
 
 def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.int64], unions: bool) -> Plan:
@@ -103,22 +118,19 @@ def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.i
 
     `unions` says whether a bin may be reduced from finer ones that overlap: true of a maximum, false of a sum.
     """
-    rows, columns = counts_of(pyramid.levels)
-    y_edges, y_nests = _relative(rows, pyramid.bins, heights)
-    x_edges, x_nests = _relative(columns, pyramid.bins, widths)
-    grids = grids_of(pyramid.levels, y_nests, x_nests, unions)
-    return Plan(grids, y_edges, x_edges, int((heights * widths).sum()), pyramid.bins == "caffe")
+    grids, y_edges, x_edges = _divide(pyramid.levels, pyramid.bins, heights, widths, unions)
+    return Plan(None, grids, y_edges, x_edges, int((heights * widths).sum()), pyramid.bins == "caffe")
 
 
 def plan_bytes(pyramid: Pyramid) -> int:
     """Size of a window's row of both tables of edges."""
-    return sum(row_edges(counts) for counts in counts_of(pyramid.levels)) * np.dtype(np.int32).itemsize
+    return window_edges(pyramid.levels) * np.dtype(np.int32).itemsize
 
 
 @lru_cache(maxsize=256)
-def row_edges(counts: tuple[int, ...]) -> int:
-    """Count the edges of a window along an axis."""
-    return WINDOW_FIELDS + 2 * sum(counts)
+def window_edges(levels: tuple[Level, ...]) -> int:
+    """Count the edges of a window along both axes."""
+    return sum(WINDOW_FIELDS + 2 * sum(counts) for counts in counts_of(levels))
 
 
 @lru_cache(maxsize=256)
@@ -128,24 +140,40 @@ def counts_of(levels: tuple[Level, ...]) -> tuple[tuple[int, ...], tuple[int, ..
     return rows, columns
 
 
-def bins_of(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64], longest: int) -> tuple[Bins, bool]:
+def bins_of(
+    levels: tuple[Level, ...],
+    rule: str,
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    longest: int,
+    unions: bool,
+) -> tuple[Bins, bool]:
     """Divide windows that begin at 0 into bins: a row for each, or for each extent up to `longest`.
 
     Returns the bins, and whether a row is that of an extent.
     """
-    small = SMALL_TABLE // row_edges(counts)
-    if longest < LOOKUP and longest < max(2 * len(extents), small):
-        return _relative_table(counts, rule, 1 << longest.bit_length()), True
-    expect(len(extents), sum(counts))
-    return _relative(counts, rule, extents), False
+    edges = window_edges(levels)
+    if longest < LOOKUP and longest < max(2 * len(heights), SMALL_TABLE // edges):
+        return _bins_by_extent(levels, rule, 1 << longest.bit_length(), unions), True
+    expect(len(heights), edges)
+    return _divide(levels, rule, heights, widths, unions), False
 
 
 @lru_cache(maxsize=64)
-def _relative_table(counts: tuple[int, ...], rule: str, lengths: int) -> Bins:
-    return _relative(counts, rule, np.arange(lengths))
+def _bins_by_extent(levels: tuple[Level, ...], rule: str, lengths: int, unions: bool) -> Bins:
+    return _divide(levels, rule, np.arange(lengths), np.arange(lengths), unions)
 
 
-def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64]) -> Bins:
+def _divide(
+    levels: tuple[Level, ...], rule: str, heights: NDArray[np.int64], widths: NDArray[np.int64], unions: bool
+) -> Bins:
+    rows, columns = counts_of(levels)
+    y_edges, y_nests = _relative(rows, rule, heights)
+    x_edges, x_nests = _relative(columns, rule, widths)
+    return grids_of(levels, y_nests, x_nests, unions), y_edges, x_edges
+
+
+def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64]) -> tuple[Edges, Nests]:
     """Edges of windows that begin at 0, and which numbers of bins nest."""
     bins = {n: bin_edges(extents, n, rule) for n in counts}
     nests = frozenset((coarse, fine) for coarse in counts for fine in counts if _nest(bins[coarse], bins[fine]))

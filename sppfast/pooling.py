@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import LAYOUTS, Maps, result_dtype, take_floats, take_maps
+from .arrays import LAYOUTS, Maps, remembered, result_dtype, take_floats, take_maps
 from .cores import available_cores
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
-from .memory import allocate
+from .memory import allocate, allocate_together
 from .plan import Plan, Samples, make_samples, plan_bytes, plan_maps
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
 from .windows import ROUNDINGS, take_rois
@@ -115,12 +115,12 @@ def pool(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels, bins)
     kept, maps = take_maps(x, layout)
-    plan = plan_of(pyramid, maps, reduction)
+    plan = plan_of(maps, pyramid, reduction)
     length = maps.channels * plan.grids.bins
     results = _allocate(out, (length,) if maps.single else (maps.count, length), maps, reduction)
     threads = check_workers(workers)
-    targets = _targets(results, kept, maps) if out is not None else results
-    backend("launch").reduce_maps(kept, maps, plan, None, reduction, targets, threads)
+    targets = results if out is None else _targets(results, kept, maps)
+    backend("launch").reduce_maps(kept, maps, plan, reduction, targets, threads)
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
@@ -204,14 +204,14 @@ def roi_pool(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels)
     kept, maps = take_maps(x, layout)
-    rows, columns, index = cut_windows(rois, batch_index, maps, geometry, rounding)
-    results = _allocate(out, (len(index), pyramid.output_length(maps.channels)), maps, reduction)
+    cut = cut_windows(rois, batch_index, maps, geometry, rounding)
+    results = _allocate(out, (len(cut), pyramid.output_length(maps.channels)), maps, reduction)
     threads = check_workers(workers)
-    targets = _targets(results, kept, maps) if out is not None else results
-    for part in _parts(len(index), pyramid, maps, results[0].nbytes):
-        plan = backend("windows").plan_windows(pyramid, rows.part(part), columns.part(part), reduction != "avg")
+    targets = results if out is None else _targets(results, kept, maps)
+    for part in _parts(len(cut), pyramid, maps, results[0].nbytes):
+        plan = backend("windows").plan_windows(pyramid, cut, part, reduction != "avg")
         parts = [target[part] for target in targets]
-        backend("launch").reduce_maps(kept, maps, plan, index[part], reduction, parts, threads)
+        backend("launch").reduce_maps(kept, maps, plan, reduction, parts, threads)
         del plan  # before there is another
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
@@ -295,38 +295,39 @@ def roi_align(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels)
     kept, maps = take_floats(x, layout)
-    samples, index = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
-    results = _allocate(out, (len(index), maps.channels * samples.grids.bins), maps, mode)
+    samples = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
+    results = _allocate(out, (len(samples.index), maps.channels * samples.grids.bins), maps, mode)
     threads = check_workers(workers)
-    targets = _targets(results, kept, maps) if out is not None else results
+    targets = results if out is None else _targets(results, kept, maps)
     reduction = "peak" if mode == "max" else mode
-    backend("weigh").align_maps(kept, maps, samples, index, reduction, targets[0], threads)
+    backend("weigh").align_maps(kept, maps, samples, reduction, targets[0], threads)
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
 def cut_windows(rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str) -> Any:
-    """Check what is asked of RoI pooling, and round the windows to cells: along y and x, with the map of each."""
+    """Check what is asked of RoI pooling, and round the windows to cells."""
     one_of("rounding", rounding, ROUNDINGS)
     taken = take_rois(rois, batch_index, maps.count)
     return backend("windows").cut_windows(taken, maps, as_geometry(geometry), rounding)
 
 
-def _parts(count: int, pyramid: Pyramid, maps: Maps, size: int) -> Iterator[slice]:
+def _parts(count: int, pyramid: Pyramid, maps: Maps, size: int) -> list[slice]:
     """Divide windows into parts whose plans are small beside a result of `size` bytes, and that are worth a pack."""
-    step = max(maps.count * maps.largest, 1)
-    if count > step:
-        step = max(step, size // PARTS // plan_bytes(pyramid))
-    return (slice(start, start + step) for start in range(0, count, step))
+    step = maps.count * maps.largest
+    if count <= step:
+        return [slice(0, count)] if count else []
+    step = max(step, size // PARTS // plan_bytes(pyramid), 1)
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def plan_samples(
     pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, sampling_ratio: Any, aligned: Any
-) -> tuple[Samples, NDArray[np.int64]]:
-    """Check what is asked of RoI align, and plan it: the samples, and the map of each window."""
+) -> Samples:
+    """Check what is asked of RoI align, and plan it."""
     ratio, shifted = check_ratio(sampling_ratio), check_aligned(aligned)
     taken = take_rois(rois, batch_index, maps.count)
     windows, index = backend("windows").scale_windows(taken, maps, as_geometry(geometry), shifted)
-    return make_samples(pyramid, windows, ratio), index
+    return make_samples(pyramid, index, windows, ratio)
 
 
 def reduction_of(mode: str, return_indices: bool) -> str:
@@ -339,21 +340,17 @@ def reduction_of(mode: str, return_indices: bool) -> str:
     return "argmax"
 
 
-def plan_of(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
+@remembered
+def plan_of(maps: Maps, pyramid: Pyramid, reduction: str) -> Plan:
     """Plan the pooling of whole maps."""
-    return (_plan_maps if maps.ragged else _plan_batch)(pyramid, maps, reduction)
-
-
-def _plan_maps(pyramid: Pyramid, maps: Maps, reduction: str) -> Plan:
     return plan_maps(pyramid, maps.heights, maps.widths, unions=reduction != "avg")
-
-
-_plan_batch = lru_cache(maxsize=256)(_plan_maps)  # a batch's description is kept, see `take_maps`
 
 
 def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> list[NDArray[Any]]:
     """Allocate the result, or check the caller's: the values, and the indices where they are asked for."""
     dtypes = result_dtypes(maps, reduction)
+    if out is None:
+        return allocate_together(shape, dtypes)
     outs = [out] if not (isinstance(out, tuple) and reduction == "argmax") else list(out)
     if len(outs) > len(dtypes):
         raise ValueError(f"out: expected an array or a pair of arrays, got {len(outs)}")
@@ -364,14 +361,15 @@ def _allocate(out: Any, shape: tuple[int, ...], maps: Maps, reduction: str) -> l
     ]
 
 
-def result_dtypes(maps: Maps, reduction: str) -> list[np.dtype[Any]]:
+@remembered
+def result_dtypes(maps: Maps, reduction: str) -> tuple[np.dtype[Any], ...]:
     """Tell the dtypes of the results: the values, and the indices where they are asked for."""
-    dtypes = [result_dtype(maps.dtype, reduction)]
-    if reduction == "argmax":
-        if maps.largest > MAX_INDEX:
-            raise ValueError(f"return_indices: a map of {maps.largest} cells is too large for int32 indices")
-        dtypes.append(INDEX_DTYPE)
-    return dtypes
+    dtype = result_dtype(maps.dtype, reduction)
+    if reduction != "argmax":
+        return (dtype,)
+    if maps.largest > MAX_INDEX:
+        raise ValueError(f"return_indices: a map of {maps.largest} cells is too large for int32 indices")
+    return dtype, INDEX_DTYPE
 
 
 def check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], xp: ModuleType = np) -> Any:
@@ -405,6 +403,8 @@ def _targets(results: list[NDArray[Any]], kept: Any, maps: Maps) -> list[NDArray
 
 
 def _copy_back(results: list[NDArray[Any]], targets: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    if targets is results:
+        return results
     for result, target in zip(results, targets, strict=True):
         if target is not result:
             result[...] = target

@@ -19,9 +19,8 @@ def compile_kernel(dtype, mode, narrow, build, way=""):
 
 if __name__ == "__main__":
     jobs = [
-        *itertools.product(NUMBERS, ("max", "argmax"), (0, 1), [kernels.build], WAYS),
+        *itertools.product(NUMBERS, ("max", "argmax", "avg"), (0, 1), [kernels.build], WAYS),
         *itertools.product(PAIRED, ("paired",), (0, 1), [kernels.build], (kernels.SHARED_WAY,)),
-        *itertools.product(NUMBERS, ("avg",), (0, 1), [kernels.build], (kernels.ROWS_WAY, kernels.PARTS_WAY)),
         *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather]),
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate]),
         *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map]),

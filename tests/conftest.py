@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sppfast import arrays
+
 pytest_plugins = ["cuda_emulation.fixture"]
 
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
@@ -24,3 +26,10 @@ def pytest_configure(config):
 def rng():
     """The same random numbers for the same test, every time."""
     return np.random.default_rng(20140618)
+
+
+@pytest.fixture
+def forget():
+    """Forget what was found by limits that a test changes: when it is called, and at the end."""
+    yield arrays.forget
+    arrays.forget()

@@ -11,6 +11,7 @@ import sppfast
 from sppfast import pooling
 from sppfast.cpu import launch, order
 
+pytestmark = pytest.mark.usefixtures("forget")
 LEVELS = [7, 13, (6, 3, 2, 1), (5, (3, 4), 2)]  # in float32, 13 bins of 7 cells reach into an 8th
 ROUNDINGS = ["sppnet", "fast_rcnn", "cells"]
 
@@ -22,14 +23,6 @@ def windows(rng, count, rounding):
     return np.floor(rois / 16) if rounding == "cells" else rois
 
 
-@pytest.fixture(autouse=True)
-def forget():
-    """Forget what depends on limits that tests set."""
-    yield launch._launch_maps.cache_clear(), launch._lay_out.cache_clear()
-    launch._launch_maps.cache_clear()
-    launch._lay_out.cache_clear()
-
-
 @pytest.fixture
 def maps(rng):
     return rng.integers(-9, 9, (2, 40, 60, 80)).astype(np.float32)
@@ -39,7 +32,7 @@ def maps(rng):
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 @pytest.mark.parametrize("options", [{}, {"mode": "avg"}, {"return_indices": True}], ids=str)
 @pytest.mark.parametrize("tile", [0, 60 * 80 * launch.NARROW_BYTES], ids=["parts", "few lanes"])
-def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, maps, levels, rounding, options, tile):
+def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, forget, maps, levels, rounding, options, tile):
     rois, batch_index = windows(rng, 300, rounding), rng.integers(0, 2, 300)
 
     def call():
@@ -48,7 +41,7 @@ def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, maps, levels, 
     whole = call()
     monkeypatch.setattr(launch, "SHARED_BYTES", tile)
     monkeypatch.setattr(launch, "TILE_BYTES", 128 * 70)
-    launch._lay_out.cache_clear()
+    forget()
     for a, b in zip(np.atleast_2d(whole), np.atleast_2d(call()), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -178,7 +171,7 @@ def test_areas_hold_53_bits(monkeypatch, dtype):
 @pytest.mark.parametrize(
     "dtype", ["float32", "float16", ml_dtypes.bfloat16, "uint8", "int8", "int32", "uint16", "bool"]
 )
-def test_pairs_are_maxima_and_indices(rng, monkeypatch, dtype, layout, levels, rounding):
+def test_pairs_are_maxima_and_indices(rng, monkeypatch, forget, dtype, layout, levels, rounding):
     """Of equal cells the first counts; empty bins have no index."""
     few = [-np.inf, -1.0, 0.0, -0.0, 3.0, 4.0, np.nan]
     numbers = rng.choice(few, (2, 70, 38, 63), p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.09, 0.01])
@@ -191,14 +184,16 @@ def test_pairs_are_maxima_and_indices(rng, monkeypatch, dtype, layout, levels, r
 
     def call(pair_cells):
         monkeypatch.setattr(launch, "PAIR_CELLS", pair_cells)
+        forget()
         keywords = {"rounding": rounding, "batch_index": batch_index, "layout": layout, "return_indices": True}
         return sppfast.roi_pool(maps, rois, levels, **keywords), modes[-1]
 
-    def kernel(maps, mode, narrow, kernel=launch._kernel):
-        modes.append(mode)
-        return kernel(maps, mode, narrow)
+    def choose(*arguments, choose=launch._choose_kernel):
+        kernel, shared = choose(*arguments)
+        modes.append(kernel.mode)
+        return kernel, shared
 
-    monkeypatch.setattr(launch, "_kernel", kernel)
+    monkeypatch.setattr(launch, "_choose_kernel", choose)
     singly, paired = call(2**40), call(1)
     assert (singly[1], paired[1]) == ("argmax", "paired")
     for a, b in zip(singly[0], paired[0], strict=True):
@@ -206,13 +201,12 @@ def test_pairs_are_maxima_and_indices(rng, monkeypatch, dtype, layout, levels, r
 
 
 @pytest.fixture
-def set_row_cells(monkeypatch):
+def set_row_cells(monkeypatch, forget):
     """Set how many cells a bin must have to be reduced by rows."""
 
     def set_(cells):
         monkeypatch.setattr(launch, "ROW_CELLS", cells)
-        launch._launch_maps.cache_clear()
-        launch._lay_out.cache_clear()
+        forget()
 
     return set_
 
@@ -326,13 +320,12 @@ def test_windows_by_rows_are_windows_of_cells(rng, monkeypatch, set_row_cells, m
 
 
 @pytest.fixture
-def set_band_cells(monkeypatch):
+def set_band_cells(monkeypatch, forget):
     """Set how many cells a band of a map has at least."""
 
     def set_(cells):
         monkeypatch.setattr(launch, "_band_cells", lambda *_: cells)
-        launch._launch_maps.cache_clear()
-        launch._lay_out.cache_clear()
+        forget()
 
     return set_
 
@@ -367,12 +360,13 @@ def test_maps_in_bands_are_whole_maps(rng, set_band_cells, shape, levels, layout
 
 def test_windows_are_sorted_into_blocks_that_fit(rng):
     """Bins are one or two blocks tall, and as many wide as a limit makes it, or their window is reduced by cells."""
-    from sppfast.cpu.windows import Axis, plan_windows
+    from sppfast.cpu.windows import Cut, plan_windows
 
-    cells = np.stack([rng.integers(0, 40, 900), rng.integers(1, 60, 900), np.full(900, 70)])
-    axis = Axis(cells, 60, "adaptive", inside=False)
-    plan = plan_windows(sppfast.Pyramid(7), axis, axis, unions=True)
-    index, place = np.zeros(900, dtype=np.int64), plan.grids.levels[0, 3]
+    axis = [rng.integers(0, 40, 900), rng.integers(1, 60, 900), np.full(900, 70)]
+    index = np.zeros(900, dtype=np.int64)
+    cut = Cut(np.stack([*axis, *axis, index]), 60, "adaptive", inside=False)
+    plan = plan_windows(sppfast.Pyramid(7), cut, slice(None), unions=True)
+    place = plan.grids.levels[0, 3]
     found = []
     for packed_cells in range(50, 400_000, 50):  # the more they are, the fewer steps
         powers = order.choose_powers(plan, packed_cells, across=True)
@@ -415,7 +409,7 @@ def align_means(*arguments, out, indices, **options):
 @pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), (1, 5)], ids=str)
 @pytest.mark.parametrize("channels", [32, 70, 128])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
-def test_streamed_results_are_the_results(rng, monkeypatch, pool, levels, channels, dtype):
+def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels, channels, dtype):
     """At once, or beside the next window's bins; at the beginning of a cache line or not; with areas or without."""
     x = rng.integers(-99, 99, (2, channels, 30, 40)).astype(dtype)
     rois, batch_index = windows(rng, 300, "sppnet"), rng.integers(0, 2, 300)
@@ -431,6 +425,7 @@ def test_streamed_results_are_the_results(rng, monkeypatch, pool, levels, channe
         monkeypatch.setattr(launch, "_streams_beside", lambda: beside)
         monkeypatch.setattr(launch, "AREA_CELLS", cells)
         monkeypatch.setattr(launch, "PAIR_CELLS", cells)
+        forget()
         is_mean = pool in (pool_means, align_means)
         kind = np.dtype(np.float32) if dtype == "int8" and is_mean else x.dtype
         out, indices = allocate(kind, shift), allocate(np.dtype(np.int32), shift)

@@ -1,6 +1,9 @@
 """Results whose memory is taken from a result before them."""
 
 import os
+import platform
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -132,6 +135,47 @@ def test_a_child_has_memory_of_its_own():
     result[:] = 3
     assert os.waitpid(child, 0)[1] == 0
     assert (result == 3).all()
+
+
+@pytest.mark.parametrize("count", [1, 100, memory.TOGETHER_BYTES // 4 + 1, memory.REPEATED_BYTES // 4, LARGE])
+@pytest.mark.parametrize("dtype", [np.dtype(np.uint8), np.dtype(np.float64)], ids=str)
+def test_values_and_indices_do_not_overlap(count, dtype):
+    values, indices = memory.allocate_together((2, count), (dtype, np.dtype(np.int32)))
+    assert (values.shape, values.dtype) == ((2, count), dtype)
+    assert (indices.shape, indices.dtype) == ((2, count), np.int32)
+    values[:], indices[:] = 7, -1
+    assert (values == 7).all()
+    assert (indices == -1).all()
+    for array in (values, indices):
+        assert array.flags.c_contiguous
+        assert array.flags.aligned
+
+
+FRESH_PAGES = """
+import resource
+import numpy as np
+import sppfast
+
+x = np.random.default_rng(0).random((256, 13, 13), dtype=np.float32)
+rois = np.tile([16.0, 16.0, 150.0, 150.0], (60, 1))
+
+def faults(calls):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(calls):
+        sppfast.roi_pool(x, rois, 7, return_indices=True)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults(10)
+print(faults(20))
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_small_results_come_without_fresh_pages():
+    """Values and indices of 3 MB each have 1470 pages: malloc gave those of two pieces back, call for call."""
+    done = subprocess.run([sys.executable, "-c", FRESH_PAGES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000
 
 
 def test_without_memory_it_is_a_memory_error():

@@ -83,13 +83,14 @@ def test_a_geometry_with_an_offset(rng):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tile", [0, 2**20])
-def test_maps_larger_than_the_tile(monkeypatch, mode, tile, rng):
+def test_maps_larger_than_the_tile(monkeypatch, forget, mode, tile, rng):
     """Rows that the taps name are packed one by one, few at a time where the tile is small."""
     x = make(rng, (40, 30, 25), "float32", "spread")
     rois = rois_for(rng, 6, (30, 25))
     whole = sppfast.roi_align(x, rois, (5, 1), sampling_ratio=0, mode=mode)
     monkeypatch.setattr(launch, "SHARED_BYTES", 0)
     monkeypatch.setattr(weigh, "TILE_BYTES", tile)
+    forget()
     np.testing.assert_array_equal(sppfast.roi_align(x, rois, (5, 1), sampling_ratio=0, mode=mode), whole)
 
 

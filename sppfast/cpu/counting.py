@@ -12,7 +12,6 @@ from .lanes import clip, load_f64, load_i32, load_i64, single, store_f64, store_
 SPPNET, FAST_RCNN, CELLS = range(3)
 FAR = 2.0**29  # cells: of Girshick's rounding, safe in int32 sums
 BEYOND = 2.0**40  # cells: further out than maps reach
-NOT_INSIDE = -2
 
 
 @routine(UniTuple(int64, 2))
@@ -89,32 +88,29 @@ def round_windows(
 ):
     """Round windows x0, y0, x1, y1, float64, to cells.
 
-    Writes for each axis, y first, where windows begin, their cells, and those of the map; then each one's map; then the
-    most cells along y and along x. Returns 0, or one more than a window that is not as it should be, or `NOT_INSIDE` if
-    windows may be empty.
+    Writes for each axis, y first, where windows begin, their cells, and those of the map; then each one's map. Returns
+    twice as many as the most cells along an axis, and one more if all windows lie inside; below 0 it is ``-1 - i``
+    where window i is not as it should be.
     """
-    inside = 0 if rule == FAST_RCNN else 1
-    longest = out + 8 * 7 * count
-    store_i64(longest, 0, 0)
-    store_i64(longest, 1, 0)
+    longest, inside = 0, 0 if rule == FAST_RCNN else 1
     for i in range(count):
         window, number = windows + i * step, map_of(numbers, numbers_step, i, maps)
         if number < 0:
-            return i + 1
+            return -1 - i
         for axis in range(2):
             low, high = load_f64(window, 1 - axis), load_f64(window, 3 - axis)
             if not is_window(low, high) or (rule == CELLS and not (is_whole(low) and is_whole(high))):
-                return i + 1
+                return -1 - i
             size = load_i64(sides + number * sides_step, axis)
             start, extent = round_window(low, high, size, rule, stride, offset, largest)
             inside = inside and extent > 0
-            store_i64(longest, axis, max(extent, load_i64(longest, axis)))
+            longest = max(longest, extent)
             place = out + 8 * (3 * axis * count + i)
             store_i64(place, 0, start)
             store_i64(place, count, extent)
             store_i64(place, 2 * count, size)
         store_i64(out, 6 * count + i, number)
-    return 0 if inside else NOT_INSIDE
+    return 2 * longest + inside
 
 
 @compiled_later(
@@ -159,18 +155,18 @@ def lay_axis(table, by_extent, i, window, step, limited, width, place):
     return load_i32(place, 1) - load_i32(place, 0)
 
 
-@compiled_later("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def lay_edges(y_table, y_by_extent, x_table, x_by_extent, y, x, step, limited, count, tall, wide, edges):
+@compiled_later("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def lay_edges(y_table, x_table, by_extent, windows, step, limited, count, tall, wide, edges):
     """Lay out the edges of windows along both axes: a row of each table for each extent, or window.
 
-    `y` and `x` are where windows begin, after `step` bytes their cells, then those of the map, which cut `limited` ones
-    off; `tall` and `wide` are how many edges a window has. Returns how many cells all windows have.
+    `windows` are as `round_windows` writes them, `step` bytes from one number to the next; the map cuts `limited` ones
+    off. `tall` and `wide` are how many edges a window has. Returns how many cells all windows have.
     """
     cells = 0
     for i in range(count):
-        place = edges + 4 * (tall + wide) * i
-        height = lay_axis(y_table, y_by_extent, i, y + 8 * i, step, limited, tall, place)
-        cells += height * lay_axis(x_table, x_by_extent, i, x + 8 * i, step, limited, wide, place + 4 * tall)
+        window, place = windows + 8 * i, edges + 4 * (tall + wide) * i
+        height = lay_axis(y_table, by_extent, i, window, step, limited, tall, place)
+        cells += height * lay_axis(x_table, by_extent, i, window + 3 * step, step, limited, wide, place + 4 * tall)
     return cells
 
 
@@ -248,7 +244,7 @@ def choose_lengths(y_edges, x_edges, step, y_place, rows, x_place, columns, coun
     return longest > 1
 
 
-@compiled_later("void(int64, int64, int64, int64, int64, int64, int64)")
+@routine()
 def sort(keys, low, high, order, count, starts, result):
     """Sort an order of `count`, or 0 for one that rises, stably by keys from `low` to below `high`.
 
@@ -267,3 +263,17 @@ def sort(keys, low, high, order, count, starts, result):
         place = load_i64(starts, key)
         store_i64(result, place, row)
         store_i64(starts, key, place + 1)
+
+
+@compiled_later("void(int64, int64, int64, int64, int64, int64)")
+def sort_windows(index, maps, powers, most, count, out):
+    """Sort windows by the map of each and, unless `powers` is 0, within it by their powers, from -1 to `most`.
+
+    Writes the order, then where each map's windows begin; behind them there must be room for as much again.
+    """
+    starts = out + 8 * count
+    order = 0
+    if powers:
+        order = starts + 8 * (maps + 2)
+        sort(powers, -1, most + 1, 0, count, order + 8 * count, order)
+    sort(index, 0, maps, order, count, starts, out)

@@ -191,7 +191,7 @@ def number_cells(tile, count, t):
         number_cell(tile + i * cell_bytes(t), i, t)
 
 
-@routine(only=lambda t: t.way == SHARED_WAY or (t.way == PARTS_WAY and t.mode == "avg"))
+@routine(only=lambda t: t.way == SHARED_WAY)
 def pack_whole(desc, tile, map_, address, channel, t):
     """Copy a channel block of a whole map into the tile."""
     pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, load_i64(map_, 1), 0, load_i64(map_, 2), t)
@@ -392,7 +392,7 @@ def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, wai
                 waiting += LINE_BYTES
 
 
-@routine(types.int64, only=lambda t: t.way == SHARED_WAY)
+@routine(types.int64, only=lambda t: t.way == SHARED_WAY and t.mode != "avg")
 def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, power, waiting, beside, t):
     """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
 
@@ -417,7 +417,12 @@ def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, po
     return state
 
 
-@routine(only=lambda t: t.mode == "avg")
+def shares_sums(t):
+    """Tell whether a kernel sums the windows that share a tile."""
+    return t.way == SHARED_WAY and t.mode == "avg"
+
+
+@routine(only=shares_sums)
 def lengthen(runs, tile, cells, width, length, t):
     """Make each run of `length - 1` cells of a row, summed in the order of a bin's, longer by a cell."""
     for i in range(cells):
@@ -427,7 +432,7 @@ def lengthen(runs, tile, cells, width, length, t):
             store_accumulator(run, add_cell(accumulator, tile + (i + length - 1) * cell_bytes(t), 0, t), t)
 
 
-@routine(types.int64, only=lambda t: t.mode == "avg")
+@routine(types.int64, only=shares_sums)
 def sum_runs(desc, tile, runs, length, longer, bins, y_edges, x_edges, map_, t):
     """Sum the bins of a window of one level from runs of cells, made `longer` where they are not yet, and single cells.
 
@@ -456,7 +461,7 @@ def sum_runs(desc, tile, runs, length, longer, bins, y_edges, x_edges, map_, t):
     return length
 
 
-@routine(types.boolean, only=lambda t: t.mode == "avg")
+@routine(types.boolean, only=shares_sums)
 def sum_areas(desc, tile, areas, map_, channel, t):
     """Sum the cells above and to the left of each corner of a cell, a summed-area table (Crow 1984); tell if exact.
 
@@ -486,7 +491,7 @@ def sum_areas(desc, tile, areas, map_, channel, t):
     return True
 
 
-@routine(only=lambda t: t.mode == "avg")
+@routine(only=shares_sums)
 def subtract_areas(desc, areas, bins, y_edges, x_edges, map_, waiting, beside, t):
     """Find the means of the bins of a window, of all levels, each from the four corners of its area.
 
@@ -710,7 +715,7 @@ def prefetch_ends(desc, row, channel, t):
 
 def may_wait(t):
     """Tell whether a kernel's windows may share a tile, and its lanes fill the lines of a result."""
-    return (t.way == SHARED_WAY or t.mode in ("avg", "peak")) and t.count * t.out_bits // 8 % LINE_BYTES == 0
+    return t.way in (SHARED_WAY, "") and t.count * t.out_bits // 8 % LINE_BYTES == 0
 
 
 @routine(types.boolean, only=may_wait)
@@ -824,6 +829,22 @@ def reduce_parts(desc, tile, more, bins, y_edges, x_edges, y0, y1, map_, address
                 reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, *place, t)
             left += wide
         top += tall
+
+
+@routine(types.int64, only=shares_sums)
+def sum_shared(desc, tile, more, areas, length, longer, bins, y_edges, x_edges, map_, channel, waiting, beside, t):
+    """Sum a window from the tile of the whole map: by areas, from runs, or part by part; return how long the runs are.
+
+    `waiting` and `beside` as in `subtract_areas`.
+    """
+    if areas:
+        subtract_areas(desc, more, bins, y_edges, x_edges, map_, waiting, beside, t)
+    elif longer > 0:
+        return sum_runs(desc, tile, more, length, longer, bins, y_edges, x_edges, map_, t)
+    else:
+        y0, y1 = load_i32(y_edges, 0), load_i32(y_edges, 1)
+        reduce_parts(desc, tile, more, bins, y_edges, x_edges, y0, y1, map_, 0, channel, t)
+    return length
 
 
 @routine()
@@ -1048,12 +1069,11 @@ def run_task(desc, task, worker, t):
         lines, beside = lines_beside(desc, before, waiting, channel, t)
         power = load_i64(powers, row) if powers else -1
         begun = beside > 0 and (areas if is_sum(t) else power >= 0)
-        if shared and not is_sum(t):
+        if shared and is_sum(t):
+            place = (bins, y_edges, x_edges, map_, channel, lines, beside)
+            state = sum_shared(desc, tile, more, areas, state, power, *place, t)
+        elif shared:
             state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, lines, beside, t)
-        elif areas:
-            subtract_areas(desc, more, bins, y_edges, x_edges, map_, lines, beside, t)
-        elif power > 0:
-            state = sum_runs(desc, tile, more, state, power, bins, y_edges, x_edges, map_, t)
         elif merge:
             merge_bands(bins, partial, bands_step, bands, blocks * load_i64(desc, BINS), t)
         else:
@@ -1074,8 +1094,8 @@ def build(dtype, mode, narrow, way, digest):
     """Make the Python function of a kernel, for `numba.cfunc`: (descriptor, task, worker).
 
     Each way to reduce a window is a kernel of its own, so that none is compiled that is not needed: from a tile that
-    its map's windows share, by rows, or part by part. Sums go part by part also from a shared tile, and where they
-    cannot go by rows.
+    its map's windows share, by rows, or part by part. Sums go part by part also where they cannot go by rows, and from
+    a shared tile.
 
     The digest of the sources is here because Numba's cache looks only at this file and at what is closed over.
     """

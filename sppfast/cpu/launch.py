@@ -8,7 +8,7 @@ import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from llvmlite.binding import get_host_cpu_name
 from numpy.typing import NDArray
 
 from .. import memory
-from ..arrays import LINE_BYTES, Maps, address_of
+from ..arrays import LINE_BYTES, Maps, address_of, remembered
 from ..cores import available_cores
 from ..plan import Grids, Plan
 from . import kernels, threads
@@ -37,7 +37,7 @@ TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
-PAIR_CELLS = 48  # to make a pair of a key and an index costs as much as to reduce so many cells twice
+PAIR_CELLS = 24  # to make a pair of a key and an index costs as much as to reduce so many cells, one after the other
 AREA_CELLS = 3  # to add a cell to a table of areas, as so many
 FAR_AREA_CELLS = 10  # to one that leaves the near caches
 AREA_BYTES = 2**22  # of the largest
@@ -129,22 +129,15 @@ def reduce_maps(
     kept: Any,
     maps: Maps,
     plan: Plan,
-    index: NDArray[np.int64] | None,
     mode: str,
     targets: list[NDArray[Any]],
     workers: int | None,
 ) -> None:
-    """Pool every window into its row of the targets: values, and indices for ``"argmax"``.
-
-    `index` says which map each window belongs to; without it each map is one window.
-    """
+    """Pool every window into its row of the targets: values, and indices for ``"argmax"``."""
     out = targets[0]
     if not out.size:
         return
-    if index is None and not maps.ragged:
-        launch = _launch_maps(maps, plan, mode)
-    else:
-        launch = _launch_windows(maps, plan, index, mode)
+    launch = (_launch_maps if plan.index is None else _launch_windows)(maps, plan, mode)
     fields = launch.fields[:]
     fields[kernels.BASE_AT] = 0 if maps.ragged else address_of(kept)
     fields[kernels.OUT_AT] = address_of(out)
@@ -225,32 +218,26 @@ def _count_workers(workers: int | None, launch: Launch) -> int:
     return min(workers or cores, launch.tasks, WORKERS_PER_CORE * cores)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
     kernel = _kernel(maps, mode, is_narrow(maps))
-    way = _choose_way(maps, plan.grids, kernel, maps.largest)
+    way = ROWS_WAY if maps.largest >= _rows_from(maps, plan.grids, kernel) else PARTS_WAY
     return _prepare(maps, plan, None, kernel, way, _divide(maps, plan.grids, kernel, way, None), 0)
 
 
-def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mode: str) -> Launch:
-    if index is None:
-        return _launch_maps.__wrapped__(maps, plan, mode)
-    cells = plan.cells
-    if mode == "avg" and maps.widths.max() > kernels.SUM_CELLS:
-        cells = MANY_CELLS  # a window wider than a part is summed in another order: that may not depend on the others
-    kernel, shared = _choose_kernel(maps, mode, index, cells)
-    if shared:
-        way = SHARED_WAY
-    elif mode == "avg":  # by rows they would be summed in another order, too
-        way = PARTS_WAY
-    else:
-        way = _choose_way(maps, plan.grids, kernel, plan.cells // len(index))
+def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
+    index = plan.index
+    assert index is not None
+    kernel, shared = _choose_kernel(maps, mode, index, plan.cells)
+    way = SHARED_WAY if shared else PARTS_WAY
+    if not shared and mode != "avg" and plan.cells // len(index) >= _rows_from(maps, plan.grids, kernel):
+        way = ROWS_WAY  # a mean would be summed in another order
     work = _divide(maps, plan.grids, kernel, way, len(index))
     powers, packed, has_room = None, maps.count * work.chunks * maps.largest, _has_room(maps, kernel)
     areas_bytes = 0
     if shared and kernel.mode in kernels.BLOCK_MODES:
         powers = choose_powers(plan, packed, has_room)
-    elif shared and kernel.is_sum and maps.widths.max() <= kernels.SUM_CELLS:
+    elif shared and kernel.is_sum and maps.widest <= kernels.SUM_CELLS:
         areas_bytes = _areas_bytes(maps, kernel, plan.cells // packed)
         powers = choose_runs(plan, packed) if has_room else None
     return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work, areas_bytes)
@@ -259,10 +246,10 @@ def _launch_windows(maps: Maps, plan: Plan, index: NDArray[np.int64] | None, mod
 def _choose_kernel(maps: Maps, mode: str, index: NDArray[np.int64], cells: int) -> tuple[Kernel, bool]:
     """Choose a kernel as `choose_lanes` does, for maxima and indices one of pairs where windows share the map often."""
     if mode == "argmax" and maps.dtype.itemsize <= 4:
-        kernel, shared = choose_lanes(partial(_kernel, maps, "paired"), maps, index, cells // PAIR_CELLS)
+        kernel, shared = choose_lanes(maps, "paired", index, cells)
         if shared:
             return kernel, True
-    return choose_lanes(partial(_kernel, maps, mode), maps, index, cells)
+    return choose_lanes(maps, mode, index, cells)
 
 
 def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
@@ -288,18 +275,19 @@ def _areas_bytes(maps: Maps, kernel: Kernel, times: int) -> int:
     return size if few_digits and size <= AREA_BYTES and times >= FAR_AREA_CELLS else 0
 
 
-def _choose_way(maps: Maps, grids: Grids, kernel: Kernel, cells: int) -> str:
-    """Choose how windows of so many cells are reduced that do not share a tile.
+@remembered
+def _rows_from(maps: Maps, grids: Grids, kernel: Kernel) -> int:
+    """Count the cells of a window from which on it is reduced by rows, where windows do not share a tile.
 
-    By rows where the columns of a channel, or of all, lie side by side, a row fills a vector, and each bin has cells
-    enough for what it costs to reduce within a vector.
+    Where the columns of a channel, or of all, lie side by side, a row fills a vector, and each bin has cells enough for
+    what it costs to reduce within a vector.
     """
-    enough = cells >= _row_cells(grids, kernel)
     if kernel.is_sum:  # in another order by rows: for each map by itself, the kernel sees to the rest
-        return ROWS_WAY if enough else PARTS_WAY
+        return _row_cells(grids, kernel)
     cell = _row_cell(maps, kernel)
     once = grids.apart == 1 or maps.largest * cell <= PLANE_BYTES
-    return ROWS_WAY if cell and maps.widths.min() * cell >= LINE_BYTES and enough and once else PARTS_WAY
+    fits = cell and maps.widths.min() * cell >= LINE_BYTES and once
+    return _row_cells(grids, kernel) if fits else MANY_CELLS
 
 
 def _row_cells(grids: Grids, kernel: Kernel) -> int:
@@ -320,22 +308,43 @@ def _row_cell(maps: Maps, kernel: Kernel) -> int:
 
 
 def choose_lanes(
-    build: Callable[[bool], Kernel], maps: Maps, index: NDArray[np.int64], cells: int
+    maps: Maps, mode: str, index: NDArray[np.int64], cells: int, build: Callable[..., Any] = kernels.build
 ) -> tuple[Kernel, bool]:
-    """Choose a kernel, and whether it packs a map once for all of its windows, or `cells` for each by itself.
+    """Choose a kernel, and whether it packs a map once for all of its windows, or their `cells` for each by itself."""
+    shared, least, apart = _lanes(maps, mode, build)
+    used = 1 if maps.count == 1 else np.count_nonzero(np.bincount(index))
+    return (shared, True) if shared is not None and cells >= used * least else (apart, False)
 
-    Once where that is less work, by itself a cell costs twice as much, and where the tile stays small: a large map is
-    packed in few lanes.
+
+@remembered
+def _lanes(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Kernel | None, int, Kernel]:
+    """Find the kernel that packs a map once, if one does, for how many cells of windows, and the one for fewer.
+
+    Once where that is less work, see `_shared_from`; a large map is packed in few lanes.
     """
     few = is_narrow(maps)
-    used = 1 if maps.count == 1 else np.count_nonzero(np.bincount(index))
-    if 2 * cells >= used * maps.largest:
-        for narrow in range(few, 2):
-            kernel = build(bool(narrow))
-            most = SHARED_BYTES if narrow else min(WIDE_SHARED_BYTES, SHARED_BYTES)
-            if maps.largest * kernel.cell_bytes <= most and maps.largest <= kernel.most_cells:
-                return kernel, True
-    return build(few), False
+    apart = _kernel(maps, mode, few, build)
+    for narrow in range(few, 2):
+        kernel = _kernel(maps, mode, bool(narrow), build)
+        size, most = maps.largest * kernel.cell_bytes, SHARED_BYTES if narrow else min(WIDE_SHARED_BYTES, SHARED_BYTES)
+        if size <= most and maps.largest <= kernel.most_cells:
+            return kernel, _shared_from(maps, kernel), apart
+    return None, MANY_CELLS, apart
+
+
+def _shared_from(maps: Maps, kernel: Kernel) -> int:
+    """Count the cells of windows from which on it is less work to pack their map once.
+
+    By itself a cell costs twice as much; but in a tile that leaves the near caches it does, too, and so it does in the
+    tables that means are made from.
+    """
+    if kernel.mode == "paired":
+        return maps.largest * PAIR_CELLS
+    is_mean = kernel.is_sum and kernel.build is kernels.build
+    if is_mean and maps.widest > kernels.SUM_CELLS:
+        return 0  # a window wider than a part is summed in another order: that may not depend on the others
+    near = maps.largest * kernel.cell_bytes <= TILE_BYTES
+    return -(-maps.largest // 2) if near and not is_mean else maps.largest
 
 
 def is_narrow(maps: Maps) -> bool:
@@ -343,10 +352,10 @@ def is_narrow(maps: Maps) -> bool:
     return maps.channels <= NARROW_BYTES // maps.dtype.itemsize
 
 
-def _kernel(maps: Maps, mode: str, narrow: bool) -> Kernel:
+def _kernel(maps: Maps, mode: str, narrow: bool, build: Callable[..., Any] = kernels.build) -> Kernel:
     """Find the kernel: bools are reduced as the bytes that they are."""
     name = "uint8" if maps.name == "bool" else maps.name
-    return kernel_of(name, mode, int(narrow))
+    return kernel_of(name, mode, int(narrow), build)
 
 
 @dataclass(eq=False, slots=True)
@@ -379,6 +388,7 @@ def _divide(maps: Maps, grids: Grids, kernel: Kernel, way: str, windows: int | N
     return Division(results, group, blocks, chunks, bands, apart, tasks * bands if apart else tasks, parallel)
 
 
+@remembered
 def _group_channels(maps: Maps, grids: Grids, kernel: Kernel, way: str, parallel: bool, bands: int) -> int:
     """Count the channels of a task: fewer by rows, more where they lie side by side, if there are tasks enough."""
     group, item = kernel.lanes, maps.dtype.itemsize
@@ -397,10 +407,9 @@ def _prepare(
 ) -> Launch:
     """Lay out the descriptor."""
     second = order is not None and order.powers is not None and _has_room(maps, kernel)
-    lay_out = _lay_out.__wrapped__ if maps.ragged else _lay_out  # lists are never described again
     second_bytes = max(areas_bytes, maps.largest * kernel.bin_bytes if second else 0)
     stream, places = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, way == SHARED_WAY)
-    address, laid_out, step = lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second_bytes, places)
+    address, laid_out, step = _lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second_bytes, places)
     fields = laid_out[:]
     set_fields(fields, edge_fields(plan))
     fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
@@ -415,7 +424,7 @@ def _prepare(
     return Launch(address, fields, work.tasks, work.parallel, step, order, bands, bands_bytes)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _lay_out(
     maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, second_bytes: int, places: int
 ) -> tuple[int, array[int], int]:
@@ -447,8 +456,7 @@ def _lay_out(
         kernels.BAND_CELLS: _band_cells(maps, grids, kernel),
         kernels.BANDS_STEP: blocks * bins * kernel.bin_bytes,
     }
-    address = kernel.address(PARTS_WAY if kernel.is_sum and way == SHARED_WAY else way)
-    return address, fill_fields(values), step
+    return kernel.address(way), fill_fields(values), step
 
 
 def stream_result(size: int, bins: int, shared: bool) -> tuple[int, int]:
@@ -471,7 +479,7 @@ def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     """Size of a strip of columns, for sums of all strips and their table, with what is read behind the last."""
     size = maps.dtype.itemsize
     side_by_side = maps.channels <= kernel.lanes and (maps.table[:, 3] == size).any()
-    columns = int(maps.widths.max()) * (maps.channels if side_by_side else 1)
+    columns = maps.widest * (maps.channels if side_by_side else 1)
     strip, behind = columns * kernel.column_bytes, LINE_BYTES // size * kernel.column_bytes
     if not kernel.is_sum:
         return strip + behind + kernel.bin_bytes

@@ -33,8 +33,8 @@ class Order:
     ----------
     rows : ndarray of int64, shape (R,)
         Their rows in the result and in the plan.
-    starts : ndarray of int64, shape (N + 1,)
-        Where each map's begin.
+    starts : ndarray of int64
+        Where each of N maps' begin, and where the last ones end.
     powers : ndarray of int64, shape (R,), or None
         ``a * POWER + b`` of each row, -1 where bins are empty or differ too much in height; of means the length of
         runs, or 0; none: reduce cell by cell.
@@ -45,24 +45,16 @@ class Order:
     powers: NDArray[np.int64] | None
 
 
-def order_windows(index: NDArray[np.int64], count: int, powers: NDArray[np.int64] | None = None) -> Order:
+def order_windows(index: NDArray[np.int64], maps: int, powers: NDArray[np.int64] | None = None) -> Order:
     """Order windows by the map that each belongs to and then by their powers; otherwise they stay as they are."""
-    rows = None if powers is None else _sorted(powers, -1, None, MOST_POWER + 1)[0]
-    if rows is None or count > 1:
-        rows, starts = _sorted(index, 0, rows, count)
-    else:
-        starts = np.array([0, len(index)])
-    return Order(rows, starts, powers)
-
-
-def _sorted(
-    keys: NDArray[np.int64], low: int, order: NDArray[np.int64] | None, high: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sort by keys from `low` to below `high`, stably: the order, and where each key's begin."""
-    result, starts = np.empty(len(keys), dtype=np.int64), np.empty(high - low + 2, dtype=np.int64)
-    places = 0 if order is None else address_of(order), len(keys), address_of(starts), address_of(result)
-    counting.sort(address_of(keys), low, high, *places)
-    return result, starts[:-1]
+    count = len(index)
+    if powers is None and maps == 1:
+        return Order(np.arange(count), np.array([0, count]), None)
+    more = 0 if powers is None else count + MOST_POWER + 4
+    memory = np.empty(count + maps + 2 + more, dtype=np.int64)
+    keys = address_of(index), maps, 0 if powers is None else address_of(powers), MOST_POWER
+    counting.sort_windows(*keys, count, address_of(memory))
+    return Order(memory[:count], memory[count:], powers)
 
 
 def choose_powers(plan: Plan, packed_cells: int, across: bool) -> NDArray[np.int64] | None:

@@ -60,12 +60,11 @@ class Table:
         self,
         maps: Maps,
         plan: Plan | Samples,
-        index: NDArray[np.int64],
         mode: str,
         workers: int | None,
         room: int = ALL_BYTES,
     ) -> None:
-        records = 2 * len(plan.grids.levels)
+        index, records = _index_of(plan, maps), 2 * len(plan.grids.levels)
         self._places = np.empty(records * len(index) + 2, dtype=np.int64)
         places = {kernels.RECORDS_AT: address_of(self._places), kernels.MAP_NUMBERS_AT: address_of(index)}
         self.fields = fill_fields(_window_fields(plan) | map_fields(maps) | places)
@@ -86,7 +85,6 @@ def align_maps(
     kept: Any,
     maps: Maps,
     samples: Samples,
-    index: NDArray[np.int64],
     mode: str,
     target: NDArray[Any],
     workers: int | None,
@@ -98,31 +96,25 @@ def align_maps(
     if not target.size:
         return
     room, first = min(max(target.nbytes // PARTS, LEAST_BYTES), TABLE_BYTES), 0
-    while first < len(index):
+    while first < len(target):
         part = slice(first, first + MANY_WINDOWS)
-        some = Samples(samples.windows[part], samples.ratio, samples.grids)
-        first += _align_part(kept, maps, some, index[part], mode, target[part], room, workers)
+        first += _align_part(kept, maps, samples.part(part), mode, target[part], room, workers)
 
 
 def _align_part(
     kept: Any,
     maps: Maps,
     samples: Samples,
-    index: NDArray[np.int64],
     mode: str,
     target: NDArray[Any],
     room: int,
     workers: int | None,
 ) -> int:
     """Align as many windows as have room for their taps; tell how many."""
-
-    def build(narrow: bool) -> Kernel:
-        return kernel_of(maps.name, mode, int(narrow), taps.build_gather)
-
-    table = Table(maps, samples, index, mode, workers, room)
-    index, target = index[: table.count], target[: table.count]
-    kernel, shared = choose_lanes(build, maps, index, table.cells)
-    tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, int(maps.widths.max()))
+    table = Table(maps, samples, mode, workers, room)
+    index, target = samples.index[: table.count], target[: table.count]
+    kernel, shared = choose_lanes(maps, mode, index, table.cells, taps.build_gather)
+    tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, maps.widest)
     stream, places = stream_result(target.nbytes, samples.grids.bins, shared)
     bins = samples.grids.bins + SPILL
     parallel = target.size >= SERIAL_ITEMS
@@ -149,15 +141,14 @@ def spread_means(
     grad: NDArray[Any],
     maps: Maps,
     plan: Plan | Samples,
-    index: NDArray[np.int64],
     targets: list[NDArray[Any]],
     workers: int | None,
 ) -> None:
     """Add the gradients of the windows' means, rows of `grad`, up in the targets, contiguous (C, H, W) arrays."""
     narrow = int(is_narrow(maps) or maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES)
     kernel = kernel_of(maps.name, "avg", narrow, taps.build_spread)
-    table = Table(maps, plan, index, "avg", workers)
-    _spread(kernel, grad, maps, plan.grids.bins, {}, table, index, targets, workers)
+    table = Table(maps, plan, "avg", workers)
+    _spread(kernel, grad, maps, plan, {}, table, targets, workers)
 
 
 def scatter_maxima(
@@ -165,7 +156,6 @@ def scatter_maxima(
     indices: NDArray[np.int32],
     maps: Maps,
     plan: Plan,
-    index: NDArray[np.int64],
     targets: list[NDArray[Any]],
     workers: int | None,
     more: bool,
@@ -183,7 +173,7 @@ def scatter_maxima(
         kernels.INDEX_STEP: indices.strides[0],
         kernels.STATUS_AT: address_of(status),
     }
-    _scatter(grad, maps, fields, None, index, targets, 0, workers)
+    _scatter(grad, maps, fields, None, _index_of(plan, maps), targets, 0, workers)
     return int(status[0])
 
 
@@ -192,42 +182,39 @@ def scatter_peaks(
     kept: Any,
     maps: Maps,
     samples: Samples,
-    index: NDArray[np.int64],
     targets: list[NDArray[Any]],
     workers: int | None,
 ) -> None:
     """Add the gradients of RoI align's maxima to the cells that they came from."""
-    table = Table(maps, samples, index, "peak", workers)
+    table = Table(maps, samples, "peak", workers)
     fields = {kernels.WHAT: scatter.PEAKS, kernels.BASE_AT: 0 if maps.ragged else address_of(kept)}
-    _scatter(grad, maps, fields, table, index, targets, 0, workers)
+    _scatter(grad, maps, fields, table, samples.index, targets, 0, workers)
 
 
 def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArray[Any]], workers: int | None) -> None:
     """Write the gradients of the means of whole maps; the plan has a row for each map, or one for all."""
-    index = np.arange(maps.count)
     fields = {**edge_fields(plan), **level_fields(plan.grids), **map_fields(maps)}
     kernel = kernel_of(maps.name, "avg", int(is_narrow(maps)), taps.build_spread_map)
     if maps.largest * kernel.bin_bytes <= LANES_BYTES:
-        return _spread(kernel, grad, maps, plan.grids.bins, fields, None, index, targets, workers)
-    lines, widest = int(plan.grids.levels[:, ROWS].sum()), 8 * int(maps.widths.max()) + LINE_BYTES
+        return _spread(kernel, grad, maps, plan, fields, None, targets, workers)
+    lines, widest = int(plan.grids.levels[:, ROWS].sum()), 8 * maps.widest + LINE_BYTES
     fields |= {kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
     scratch = (4 + _group(maps) * lines) * widest + 16 * lines + 8 * LINE_BYTES
-    _scatter(grad, maps, fields, None, index, targets, scratch, workers)
+    _scatter(grad, maps, fields, None, _index_of(plan, maps), targets, scratch, workers)
 
 
 def _spread(
     kernel: Kernel,
     grad: NDArray[Any],
     maps: Maps,
-    bins: int,
+    plan: Plan | Samples,
     fields: dict[int, int],
     table: Table | None,
-    index: NDArray[np.int64],
     targets: list[NDArray[Any]],
     workers: int | None,
 ) -> None:
     """Sum gradients of means in channel lanes."""
-    cells, bins = maps.largest + SPILL, bins + SPILL
+    cells, bins = maps.largest + SPILL, plan.grids.bins + SPILL
     blocks = -(-maps.channels // kernel.lanes)
     addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
     size = grad.size + sum(target.size for target in targets)
@@ -243,7 +230,8 @@ def _spread(
     scratch = cells * (kernel.bin_bytes + kernel.result_bytes) + bins * kernel.cell_bytes + LINE_BYTES
     if table is None:  # sums of strips, and the strips: at most as many as there are cells
         scratch += cells * (kernel.bin_bytes + 8)
-    _run(kernel, maps, table, index, fields, maps.count * blocks, size >= SERIAL_ITEMS, scratch, workers)
+    index, parallel = _index_of(plan, maps), size >= SERIAL_ITEMS
+    _run(kernel, maps, table, index, fields, maps.count * blocks, parallel, scratch, workers)
 
 
 def _scatter(
@@ -290,6 +278,11 @@ def _run(
     set_fields(values, fields | places | {kernels.SCRATCH_STEP: step})
     launch = Launch(kernel.address(), values, tasks, parallel, step, order)
     run(launch, launch.fields, workers)
+
+
+def _index_of(plan: Plan | Samples, maps: Maps) -> NDArray[np.int64]:
+    """Tell the map of each window."""
+    return np.arange(maps.count) if plan.index is None else plan.index
 
 
 def _group(maps: Maps) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Maps, address_of
 from ..geometry import ConvGeometry
-from ..plan import Plan, bins_of, counts_of, grids_of, row_edges
+from ..plan import Plan, bins_of
 from ..pyramid import Pyramid
 from ..windows import Rois, check_whole_cells, float_steps
 from . import counting
@@ -27,15 +27,15 @@ VERY_FAR = 2.0**100  # cells: exact in float32, with room for sums and products
 
 
 @dataclass(eq=False, slots=True)
-class Axis:
-    """R windows along one axis of their maps, in cells.
+class Cut:
+    """R windows in cells of their maps.
 
     Attributes
     ----------
-    cells : ndarray of int64, shape (3, R)
-        Where a window begins, its cells, and the cells of its map.
+    cells : ndarray of int64, shape (7, R)
+        Along y where a window begins, its cells, and the cells of its map; the same along x; its map.
     longest : int
-        No window has more cells.
+        No window has more cells along an axis.
     rule : str
         How the cells are divided into bins, see `bin_edges`.
     inside : bool
@@ -47,21 +47,23 @@ class Axis:
     rule: str
     inside: bool
 
-    def part(self, part: slice) -> Axis:
-        """Some of the windows, or all."""
-        if part.start == 0 and part.stop >= self.cells.shape[1]:
-            return self
-        return Axis(self.cells[:, part], self.longest, self.rule, self.inside)
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """The map of each window."""
+        index: NDArray[np.int64] = self.cells[6]
+        return index
 
 
-def cut_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> tuple[Axis, Axis, NDArray[np.int64]]:
-    """Check windows and round them to cells: along y and x, with the map of each."""
+def cut_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> Cut:
+    """Check windows and round them to cells."""
     field, fields = SIDES
     sides = maps.address + 8 * field, 8 * fields if maps.ragged else 0
     number, rule = RULES[rounding]
     cells, longest, inside = _round(rois, sides, maps.count, geometry, number)
-    y, x = Axis(cells[:3], longest[0], rule, inside), Axis(cells[3:6], longest[1], rule, inside)
-    return y, x, cells[6]
+    return Cut(cells, longest, rule, inside)
 
 
 def sppnet_cells(windows: NDArray[np.float64], height: int, width: int, geometry: ConvGeometry) -> NDArray[np.int64]:
@@ -74,24 +76,24 @@ def sppnet_cells(windows: NDArray[np.float64], height: int, width: int, geometry
 
 def _round(
     rois: Rois, sides: tuple[int, int], maps: int, geometry: ConvGeometry, rule: int
-) -> tuple[NDArray[np.int64], list[int], bool]:
-    """Round windows: along y and x as in `Axis`, then the map of each; longest ones; whether all lie inside."""
+) -> tuple[NDArray[np.int64], int, bool]:
+    """Round windows: see `Cut` for what is returned."""
     count = len(rois.windows)
     windows, numbers = _float64(rois.windows), None if rois.numbers is None else _float64(rois.numbers)
     steps = float_steps(geometry, False) if rule == counting.FAST_RCNN else (geometry.stride, geometry.offset, LARGEST)
-    memory = np.empty(7 * count + 2, dtype=np.int64)
+    cells = np.empty((7, count), dtype=np.int64)
     found = counting.round_windows(
-        *_place(windows), *_place(numbers), count, *sides, maps, *steps, rule, address_of(memory)
+        *_place(windows), *_place(numbers), count, *sides, maps, *steps, rule, address_of(cells)
     )
-    if found > 0:
+    if found < 0:
         rois.check(maps)
         check_whole_cells(rois.windows)
-        raise _not_a_window(rois, found)
-    return memory[:-2].reshape(7, count), memory[-2:].tolist(), found == 0
+        raise _not_a_window(rois, -found - 1)
+    return cells, found // 2, found % 2 == 1
 
 
-def _not_a_window(rois: Rois, found: int) -> ValueError:
-    return ValueError(f"rois[{found - 1}]: {rois.windows[found - 1].tolist()} is not a window")
+def _not_a_window(rois: Rois, i: int) -> ValueError:
+    return ValueError(f"rois[{i}]: {rois.windows[i].tolist()} is not a window")
 
 
 def scale_windows(
@@ -105,7 +107,7 @@ def scale_windows(
     found = counting.scale_windows(*places, *steps, VERY_FAR, aligned, wide, address_of(memory))
     if found:
         rois.check(maps.count)
-        raise _not_a_window(rois, found)
+        raise _not_a_window(rois, found - 1)
     return memory[: 4 * count].view(np.float64).reshape(count, 4), memory[4 * count :]
 
 
@@ -123,16 +125,14 @@ def _place(array: NDArray[np.float64] | None) -> tuple[int, int]:
     return (0, 0) if array is None else (address_of(array), array.strides[0])
 
 
-def plan_windows(pyramid: Pyramid, y: Axis, x: Axis, unions: bool) -> Plan:
-    """Lay out the tables for windows along both axes; `unions` as in `plan_maps`."""
-    rows, columns = counts_of(pyramid.levels)
-    y_bins, y_by_extent = bins_of(rows, y.rule, y.cells[1], y.longest)
-    x_bins, x_by_extent = bins_of(columns, x.rule, x.cells[1], x.longest)
-    (y_table, y_nests), (x_table, x_nests) = y_bins, x_bins
-    count, tall, wide = y.cells.shape[1], row_edges(rows), row_edges(columns)
+def plan_windows(pyramid: Pyramid, cut: Cut, part: slice, unions: bool) -> Plan:
+    """Lay out the tables for some of the windows; `unions` as in `plan_maps`."""
+    cells = cut.cells[:, part]
+    count = cells.shape[1]
+    (grids, y_table, x_table), by_extent = bins_of(pyramid.levels, cut.rule, cells[1], cells[4], cut.longest, unions)
+    tall, wide = y_table.shape[1], x_table.shape[1]
     edges = np.empty((count, tall + wide), dtype=np.int32)
-    tables = address_of(y_table), y_by_extent, address_of(x_table), x_by_extent
-    windows = address_of(y.cells), address_of(x.cells), y.cells.strides[0], not y.inside
-    cells = counting.lay_edges(*tables, *windows, count, tall, wide, address_of(edges))
-    grids = grids_of(pyramid.levels, y_nests, x_nests, unions)
-    return Plan(grids, edges[:, :tall], edges[:, tall:], cells, not y.inside)
+    tables = address_of(y_table), address_of(x_table), by_extent
+    windows = address_of(cells), cells.strides[0], not cut.inside
+    total = counting.lay_edges(*tables, *windows, count, tall, wide, address_of(edges))
+    return Plan(cells[6], grids, edges[:, :tall], edges[:, tall:], total, not cut.inside)

@@ -39,10 +39,8 @@ SETTINGS = (
 FENCES = {3: "end", 17: "begin"}  # of 29 blocks, so that each setting meets both
 MODULES = (launch, weigh, order, plan, memory, gradients, pooling)
 CACHES = (
-    launch._launch_maps,
-    launch._lay_out,
-    pooling._plan_batch,
-    plan._relative_table,
+    plan._bins_by_extent,
+    plan.window_edges,
     plan.grids_of,
     plan.level_table,
     arrays._batch,
@@ -61,6 +59,7 @@ def setting(block):
         setattr(module, name, changes[name])
     for cache in CACHES:
         cache.cache_clear()
+    arrays.forget()
     launch._local.__dict__.clear()
     try:
         yield functools.partial(fenced, side) if side else contextlib.nullcontext
