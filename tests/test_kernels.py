@@ -319,6 +319,31 @@ def test_windows_by_rows_are_windows_of_cells(rng, monkeypatch, set_row_cells, m
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("channels", [2, 40])
+@pytest.mark.parametrize("levels", [7, (5, (3, 4), 2)], ids=str)
+def test_means_of_windows_by_rows(rng, monkeypatch, set_row_cells, levels, channels, layout):
+    """Windows of a map that is too large to be shared are summed by rows, whatever else is pooled with them."""
+    maps = [rng.standard_normal((channels, *size)) for size in ((60, 80), (12, 9), (61, 79))]
+    maps = [np.ascontiguousarray(np.moveaxis(x, 0, -1)) if layout == "NHWC" else x for x in maps]
+    rois = [windows(rng, count, "sppnet") for count in (60, 5, 1)]
+
+    def call(maps, rois, **options):
+        return sppfast.roi_pool(maps, rois, levels, mode="avg", layout=layout, **options)
+
+    by_parts = call(maps, rois)
+    monkeypatch.setattr(launch, "SHARED_BYTES", launch.kernel_of("float64", "avg", 1).cell_bytes * 12 * 9)
+    monkeypatch.setattr(launch, "CHUNK_WINDOWS", 1)
+    set_row_cells(1e-9)
+    by_rows = call(maps, rois)
+    np.testing.assert_allclose(by_rows, by_parts, rtol=1e-9, atol=1e-12)
+    assert (by_rows[:60] != by_parts[:60]).any() == (channels == 2 or layout == "NCHW")  # others have no rows
+    np.testing.assert_array_equal(by_rows[60:65], by_parts[60:65])
+    np.testing.assert_array_equal(by_rows, call(maps, rois, workers=1))
+    np.testing.assert_array_equal(by_rows, np.concatenate([call([x], [r]) for x, r in zip(maps, rois, strict=True)]))
+    np.testing.assert_array_equal(by_rows[:60], np.concatenate([call(maps[0], r[None]) for r in rois[0]]))
+
+
 @pytest.fixture
 def set_band_cells(monkeypatch, forget):
     """Set how many cells a band of a map has at least."""

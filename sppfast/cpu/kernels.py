@@ -101,6 +101,7 @@ from .lanes import (
     TILE_CELLS,  # what the tile holds
     MORE_BYTES,  # between the tile and the bins: a widened tile, runs, or patches
     ROW_CELLS,  # of a window, from which on it is summed by rows; 0: none is
+    ROW_MAP_CELLS,  # of a map whose windows are
     BINS,  # of all levels, and as many as transposed blocks may read past the last
     SCRATCH_AT,
     SCRATCH_STEP,
@@ -123,7 +124,7 @@ from .lanes import (
     MERGE,  # whether bands are made whole now, not reduced
     AREAS,  # whether a table of areas is made of the tile, for sums
     FIELDS,
-) = range(48)
+) = range(49)
 SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
@@ -965,7 +966,7 @@ def reduce_by_rows(desc, scratch, bins, y_edges, x_edges, y0, y1, map_, address,
 
 @routine(types.boolean, only=lambda t: t.way == ROWS_WAY)
 def goes_by_rows(desc, map_, y_edges, x_edges, t):
-    """Tell whether a window has cells enough for it, and its map rows that fill vectors and are not too long.
+    """Tell whether a window and its map have cells enough for it, and rows that fill vectors and are not too long.
 
     The launcher has seen to that for maxima. Sums are told window by window: their order may not depend on others.
     """
@@ -977,6 +978,8 @@ def goes_by_rows(desc, map_, y_edges, x_edges, t):
     width = load_i32(x_edges, 1) - load_i32(x_edges, 0)
     side_by_side = channels <= lane_count(t) and channel_step == item and column_step == channels * item
     if not least or height * width < least or not (side_by_side or column_step == item):
+        return False
+    if load_i64(map_, 1) * load_i64(map_, 2) < load_i64(desc, ROW_MAP_CELLS):
         return False
     row, strips = load_i64(map_, 2) * column_step // item, 2 * load_i64(desc, LINES) + 2
     size = strips * row * column_bytes(t) + 8 * height

@@ -222,17 +222,20 @@ def _count_workers(workers: int | None, launch: Launch) -> int:
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
     kernel = _kernel(maps, mode, is_narrow(maps))
     way = ROWS_WAY if maps.largest >= _rows_from(maps, plan.grids, kernel) else PARTS_WAY
-    return _prepare(maps, plan, None, kernel, way, _divide(maps, plan.grids, kernel, way, None), 0)
+    return _prepare(maps, plan, None, kernel, way, _divide(maps, plan, kernel, way), 0)
 
 
 def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
     index = plan.index
     assert index is not None
     kernel, shared = _choose_kernel(maps, mode, index, plan.cells)
-    way = SHARED_WAY if shared else PARTS_WAY
-    if not shared and mode != "avg" and plan.cells // len(index) >= _rows_from(maps, plan.grids, kernel):
-        way = ROWS_WAY  # a mean would be summed in another order
-    work = _divide(maps, plan.grids, kernel, way, len(index))
+    if shared:
+        way = SHARED_WAY
+    elif kernel.is_sum:  # the kernel sees to each window
+        way = ROWS_WAY if maps.largest >= _sums_by_rows_from(maps) else PARTS_WAY
+    else:
+        way = ROWS_WAY if plan.cells // len(index) >= _rows_from(maps, plan.grids, kernel) else PARTS_WAY
+    work = _divide(maps, plan, kernel, way)
     powers, packed, has_room = None, maps.count * work.chunks * maps.largest, _has_room(maps, kernel)
     areas_bytes = 0
     if shared and kernel.mode in kernels.BLOCK_MODES:
@@ -288,6 +291,14 @@ def _rows_from(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     once = grids.apart == 1 or maps.largest * cell <= PLANE_BYTES
     fits = cell and maps.widths.min() * cell >= LINE_BYTES and once
     return _row_cells(grids, kernel) if fits else MANY_CELLS
+
+
+def _sums_by_rows_from(maps: Maps) -> int:
+    """Count the cells of a map from which on its windows may be summed by rows, in another order: they never share it.
+
+    By the map alone, so that what else is pooled with it does not change the order.
+    """
+    return SHARED_BYTES // _kernel(maps, "avg", True).cell_bytes + 1
 
 
 def _row_cells(grids: Grids, kernel: Kernel) -> int:
@@ -372,14 +383,16 @@ class Division:
     parallel: bool
 
 
-def _divide(maps: Maps, grids: Grids, kernel: Kernel, way: str, windows: int | None) -> Division:
-    """Divide the work into tasks; without windows, each map is one."""
-    results = maps.channels * grids.bins * (maps.count if windows is None else windows)
+def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
+    """Divide the work into tasks."""
+    grids, windows = plan.grids, maps.count if plan.index is None else len(plan.index)
+    results = maps.channels * grids.bins * windows
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
-    most = maps.largest // _band_cells(maps, grids, kernel) if windows is None else 0
-    group = _group_channels(maps, grids, kernel, way, parallel, max(most, 1))
+    most = maps.largest // _band_cells(maps, grids, kernel) if plan.index is None else 0
+    by_rows = way == ROWS_WAY and parallel and _all_by_rows(maps, plan, kernel)
+    group = _group_channels(maps, kernel, way, by_rows, max(most, 1))
     blocks = -(-maps.channels // group)
-    chunks = count_chunks(windows, maps.count * blocks) if windows is not None and parallel else 1
+    chunks = count_chunks(windows, maps.count * blocks) if plan.index is not None and parallel else 1
     tasks = maps.count * blocks * chunks
     bands = min(most, -(-_enough_tasks() // tasks)) if most > 1 and not maps.ragged else 1
     apart = bands > 1
@@ -388,14 +401,26 @@ def _divide(maps: Maps, grids: Grids, kernel: Kernel, way: str, windows: int | N
     return Division(results, group, blocks, chunks, bands, apart, tasks * bands if apart else tasks, parallel)
 
 
+def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
+    """Tell whether a kernel that reduces by rows does so with all windows, channel by channel."""
+    if _row_cell(maps, kernel) != maps.dtype.itemsize:
+        return False
+    if not kernel.is_sum:
+        return True
+    if plan.index is None:
+        cells = maps.heights * maps.widths
+    else:
+        cells = np.prod([edges[:, 1] - edges[:, 0] for edges in (plan.y_edges, plan.x_edges)], axis=0)
+    return bool(cells.min() >= _row_cells(plan.grids, kernel))
+
+
 @remembered
-def _group_channels(maps: Maps, grids: Grids, kernel: Kernel, way: str, parallel: bool, bands: int) -> int:
+def _group_channels(maps: Maps, kernel: Kernel, way: str, by_rows: bool, bands: int) -> int:
     """Count the channels of a task: fewer by rows, more where they lie side by side, if there are tasks enough."""
-    group, item = kernel.lanes, maps.dtype.itemsize
-    by_rows = way == ROWS_WAY and parallel and _row_cell(maps, kernel) == item
-    if by_rows and (not kernel.is_sum or (maps.heights * maps.widths).min() >= _row_cells(grids, kernel)):
+    group = kernel.lanes
+    if by_rows:
         return max(1, min(group, maps.count * maps.channels // _enough_tasks()))
-    if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == item).all():
+    if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
         blocks = -(-maps.channels // group)
         spare = maps.count * blocks * bands // _enough_tasks()
         return group * max(1, min(spare, RAW_BYTES // kernel.cell_bytes, blocks))
@@ -417,6 +442,7 @@ def _prepare(
     fields[kernels.AREAS] = areas_bytes > 0
     fields[kernels.STREAM] = stream
     if order is not None:
+        fields[kernels.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if kernel.is_sum else 0
         fields[kernels.STARTS_AT], fields[kernels.ROWS_AT] = address_of(order.starts), address_of(order.rows)
         fields[kernels.POWERS_AT] = 0 if order.powers is None else address_of(order.powers)
     bands = work.bands if work.apart else 0
