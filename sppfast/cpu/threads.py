@@ -7,6 +7,10 @@ forked child starts a crew of its own.
 Each worker begins with a share of the tasks that lie next to each other, the same one in the next call, and then takes
 from the others' shares. So an array that is written again is mostly in the caches of the core that wrote it; taking
 turns cost a gradient more than twice the time where two cores have no cache in common.
+
+A call is open while the thread that leads it finds tasks. Workers enter it when they wake, and only those who did are
+waited for: one whose core is busy, often with another library's threads that spin, keeps nobody waiting. Who waits
+spins, too, but leaves the core to any thread that wants it.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import _thread
 import atexit
 import ctypes
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -28,13 +33,15 @@ from .compile import compiled, routine
 from .lanes import I64, load_i64
 
 # Fields of the crew's state, an array of int64. Each counter that threads fight over has a cache line of its own; NEXT
-# and each line after it count the tasks of one worker's share.
+# and each line after it count the tasks of one worker's share. AT_WORK is how many workers have entered the call that
+# is open, or that and CLOSED, which is below 0, if none is.
 KERNEL, DESCRIPTOR, TASKS, WORKERS, STOP, ACQUIRE, RELEASE, DONE = range(8)
-WAKE_AT, READY, AT_WORK, NEXT = 8, 16, 24, 32
+WAKE_AT, YIELD, READY, AT_WORK, NEXT = 8, 9, 16, 24, 32
 LINE = 8  # fields of a cache line
+CLOSED = -(2**32)
 # Attempts at a lock before sleeping on it. Waking from sleep takes 50 to 100 us on a virtual machine.
-WORKER_SPINS = 5000  # for the next call: about 100 us, in which the next one of several is planned
-LEADER_SPINS = 30_000  # for the last task of the others, which is about to end
+WORKER_SPINS = 300  # for the next call: about 100 us, in which the next one of several is planned
+LEADER_SPINS = 2000  # for the last task of the others, which is about to end
 PATIENCE = 0.1  # seconds, for a thread to begin
 
 
@@ -46,6 +53,17 @@ def _add(typingctx: Any, address: Any, value: Any) -> Any:
         return builder.atomic_rmw("add", builder.inttoptr(args[0], I64.as_pointer()), args[1], "seq_cst")
 
     return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _replace(typingctx: Any, address: Any, expected: Any, value: Any) -> Any:
+    """Replace an integer in memory if it is as expected, atomically; return what it was."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.extract_value(builder.cmpxchg(place, args[1], args[2], "seq_cst", "seq_cst"), 0)
+
+    return types.int64(*3 * [types.int64]), codegen
 
 
 @intrinsic
@@ -95,11 +113,25 @@ def _unlock(typingctx: Any, release: Any, lock: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
+@intrinsic
+def _yield(typingctx: Any, address: Any) -> Any:
+    """Call the system's function that lets other threads run."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.call(builder.inttoptr(args[0], ir.FunctionType(ir.IntType(32), []).as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 @routine()
-def _wait(acquire, lock, spins):
+def _wait(state, lock, spins):
+    """Take a lock: by trying, and letting other threads run, at first, asleep then."""
+    acquire = load_i64(state, ACQUIRE)
     for _ in range(spins):
         if _try_lock(acquire, lock, 0) == 1:
             return
+        _yield(load_i64(state, YIELD))
     while _try_lock(acquire, lock, 1) != 1:
         pass
 
@@ -118,36 +150,51 @@ def _work(state, worker):
             task = _add(next_, 1)
 
 
+@routine(types.boolean)
+def _enter(state):
+    """Enter the call that is open, if one is."""
+    place = state + 8 * AT_WORK
+    at_work = _add(place, 0)
+    while at_work >= 0:
+        found = _replace(place, at_work, at_work + 1)
+        if found == at_work:
+            return True
+        at_work = found
+    return False
+
+
 @compiled("void(int64, int64)")
 def _serve(state, worker):
-    """Be a worker: sleep, work, report, until told to stop."""
-    acquire, release = load_i64(state, ACQUIRE), load_i64(state, RELEASE)
+    """Be a worker: sleep, enter, work, leave, until told to stop."""
+    release = load_i64(state, RELEASE)
     wake = load_i64(load_i64(state, WAKE_AT), worker)
     if load_i64(state, READY) < worker:
         _set(state + 8 * READY, worker)
-    _wait(acquire, wake, WORKER_SPINS)
+    _wait(state, wake, WORKER_SPINS)
     while load_i64(state, STOP) == 0:
-        _work(state, worker)
-        if _add(state + 8 * AT_WORK, -1) == 1:
-            _unlock(release, load_i64(state, DONE))
-        _wait(acquire, wake, WORKER_SPINS)
+        if _enter(state):
+            if worker < load_i64(state, WORKERS):  # it may have been asked to another call, of more workers
+                _work(state, worker)
+            if _add(state + 8 * AT_WORK, -1) == CLOSED + 1:
+                _unlock(release, load_i64(state, DONE))
+        _wait(state, wake, WORKER_SPINS)
 
 
 @compiled("void(int64, int64, int64, int64, int64)")
 def _lead(state, kernel, descriptor, tasks, helpers):
-    """Wake workers 1 to `helpers`, work with them as worker 0, and wait for the last."""
+    """Wake workers 1 to `helpers`, work with them as worker 0, and wait for the last of those who came."""
     _set(state, kernel)
     _set(state + 8 * DESCRIPTOR, descriptor)
     _set(state + 8 * TASKS, tasks)
     _set(state + 8 * WORKERS, helpers + 1)
     for share in range(helpers + 1):
         _set(state + 8 * (NEXT + LINE * share), tasks * share // (helpers + 1))
-    _set(state + 8 * AT_WORK, helpers)
+    _add(state + 8 * AT_WORK, -CLOSED)
     for worker in range(1, helpers + 1):
         _unlock(load_i64(state, RELEASE), load_i64(load_i64(state, WAKE_AT), worker))
     _work(state, 0)
-    if helpers:
-        _wait(load_i64(state, ACQUIRE), load_i64(state, DONE), LEADER_SPINS)
+    if _add(state + 8 * AT_WORK, CLOSED) > 0:
+        _wait(state, load_i64(state, DONE), LEADER_SPINS)
 
 
 @compiled("void(int64, int64, int64)")
@@ -171,7 +218,9 @@ class Crew:
         self._state = self._fields.ctypes.data
         self._fields[ACQUIRE] = _python_function("PyThread_acquire_lock")
         self._fields[RELEASE] = _python_function("PyThread_release_lock")
+        self._fields[YIELD] = _yield_function()
         self._fields[DONE] = _new_lock()
+        self._fields[AT_WORK] = CLOSED
         self._fields[WAKE_AT] = self._wake.ctypes.data
 
     def run(self, kernel: int, descriptor: int, tasks: int, workers: int) -> None:
@@ -228,6 +277,14 @@ def _live(state: int, worker: int, ended: threading.Lock) -> None:
 
 def _python_function(name: str) -> int:
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+
+
+def _yield_function() -> int:
+    if sys.platform == "win32":
+        function = ctypes.windll.kernel32.SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _new_lock() -> int:
