@@ -13,11 +13,12 @@ import numpy as np
 import oracle
 import pytest
 import workload
-from processes import COMPILE, TIMEOUT, finish, run, start
+from processes import COMPILE, PACKAGES, PRELUDE, TIMEOUT, finish, run, start
 from torture import interrupts, matrix
 from torture.scenarios import LAYERS
 
 import sppfast
+from sppfast.cpu import kernels
 
 pytestmark = pytest.mark.processes
 
@@ -86,6 +87,26 @@ def test_threads_make_the_first_call(digest):
         print(*{future.result() for future in futures})
     """
     assert run(code) == digest
+
+
+def test_a_worker_that_does_not_come_is_not_waited_for():
+    """Its core may be busy for long."""
+    code = """
+    from sppfast.cpu import threads
+    want = work()
+    crew = threads.crew = threads.Crew()
+    crew._wake[1], crew._fields[threads.READY] = threads._new_lock(), 1  # one without a thread
+    print(work() == want)
+    """
+    assert run(code) == "True"
+
+
+def test_workers_that_come_late(rng):
+    """More than there are cores, asked for calls that are over before they wake, of more workers than the next."""
+    x = rng.integers(-9, 9, (16, 64, 20, 20)).astype(np.float32)
+    want = sppfast.pool(x, workers=1)
+    for workers in rng.integers(1, 9, 3000):
+        np.testing.assert_array_equal(sppfast.pool(x, workers=int(workers)), want)
 
 
 @needs_fork
@@ -254,3 +275,20 @@ def test_another_processor(digest_of_max, tmp_path):
     """Without this processor's own instructions the results are the same."""
     places = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     assert finish(start("-c", COMPILE, **places)) == digest_of_max
+
+
+def test_sources_that_changed_are_compiled_anew(tmp_path):
+    """Functions are made of other files than their own, whose numbers for the fields of a descriptor may change."""
+    package = tmp_path / "sppfast"
+    shutil.copytree(PACKAGES / "sppfast", package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = PRELUDE + "print(sppfast.roi_align(x, rois, 2).sum(), sppfast.__file__)"
+    given = {"first_path": tmp_path, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONSAFEPATH": "1"}
+    first = finish(start("-c", code, **given))
+    path = package / "cpu" / "kernels.py"
+    text, fields = path.read_text(), kernels.FIELDS + 1
+    changed = text.replace("\n    BASE_AT,", "\n    NEW,\n    BASE_AT,", 1)
+    changed = changed.replace(f") = range({fields})", f") = range({fields + 1})")
+    assert changed != text
+    path.write_text(changed)
+    assert finish(start("-c", code, **given)) == first
+    assert first.endswith(str(package / "__init__.py"))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
+from types import CellType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -89,9 +92,22 @@ class Remembering:
 _remembering = cache(Remembering)
 
 
+@cache
+def digest() -> int:
+    """Tell one state of this folder's sources from another."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return zlib.crc32(b"".join(path.read_bytes() for path in sources))
+
+
 def compiled(signature: str) -> Callable[[Any], Any]:
     """Compile a function that Python calls, now, for one signature, without the GIL."""
-    return lambda function: _cached(numba.njit, signature, function, nogil=True, no_cfunc_wrapper=True)
+    return lambda function: _cached(numba.njit, signature, _dated(function), nogil=True, no_cfunc_wrapper=True)
+
+
+def _dated(function: Any) -> Any:
+    """Let a function close over the digest: Numba's cache looks at that, and otherwise only at the function's file."""
+    code = function.__code__.replace(co_freevars=("digest",))
+    return FunctionType(code, function.__globals__, function.__name__, closure=(CellType(digest()),))
 
 
 def compiled_later(signature: str) -> Callable[[Any], Any]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from ..arrays import LINE_BYTES, Maps, address_of, remembered
 from ..cores import available_cores
 from ..plan import Grids, Plan
 from . import kernels, threads
-from .compile import c_function
+from .compile import c_function, digest
 from .kernels import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from .lanes import Reduction
 from .order import Order, choose_powers, choose_runs, order_windows
@@ -101,14 +99,7 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
 @cache
 def compiled_kernel(dtype: str, mode: str, narrow: int, build: Callable[..., Any], way: str) -> Any:
     """Compile a kernel, or load it from the cache on disk."""
-    return c_function("void(int64, int64, int64)", build(dtype, mode, narrow, way, _digest()))
-
-
-@cache
-def _digest() -> int:
-    """Tell one state of the kernels' sources from another."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return zlib.crc32(b"".join(path.read_bytes() for path in sources))
+    return c_function("void(int64, int64, int64)", build(dtype, mode, narrow, way, digest()))
 
 
 @dataclass(eq=False, slots=True)
