@@ -9,8 +9,8 @@ from the others' shares. So an array that is written again is mostly in the cach
 turns cost a gradient more than twice the time where two cores have no cache in common.
 
 A call is open while the thread that leads it finds tasks. Workers enter it when they wake, and only those who did are
-waited for: one whose core is busy, often with another library's threads that spin, keeps nobody waiting. Who waits
-spins, too, but leaves the core to any thread that wants it.
+waited for: one whose core is busy, often with another library's threads that spin, keeps nobody waiting. Who waits for
+them leaves the core to any thread that wants it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WAKE_AT, YIELD, READY, AT_WORK, NEXT = 8, 9, 16, 24, 32
 LINE = 8  # fields of a cache line
 CLOSED = -(2**32)
 # Attempts at a lock before sleeping on it. Waking from sleep takes 50 to 100 us on a virtual machine.
-WORKER_SPINS = 300  # for the next call: about 100 us, in which the next one of several is planned
+WORKER_SPINS = 900  # for the next call: about 20 us, as whoever plans it may need this core
 LEADER_SPINS = 2000  # for the last task of the others, which is about to end
 PATIENCE = 0.1  # seconds, for a thread to begin
 
@@ -125,13 +125,13 @@ def _yield(typingctx: Any, address: Any) -> Any:
 
 
 @routine()
-def _wait(state, lock, spins):
-    """Take a lock: by trying, and letting other threads run, at first, asleep then."""
-    acquire = load_i64(state, ACQUIRE)
+def _wait(acquire, lock, spins, yield_):
+    """Take a lock: by trying at first, between which other threads may run if `yield_` is not 0, then asleep."""
     for _ in range(spins):
         if _try_lock(acquire, lock, 0) == 1:
             return
-        _yield(load_i64(state, YIELD))
+        if yield_:
+            _yield(yield_)
     while _try_lock(acquire, lock, 1) != 1:
         pass
 
@@ -166,18 +166,18 @@ def _enter(state):
 @compiled("void(int64, int64)")
 def _serve(state, worker):
     """Be a worker: sleep, enter, work, leave, until told to stop."""
-    release = load_i64(state, RELEASE)
+    acquire, release = load_i64(state, ACQUIRE), load_i64(state, RELEASE)
     wake = load_i64(load_i64(state, WAKE_AT), worker)
     if load_i64(state, READY) < worker:
         _set(state + 8 * READY, worker)
-    _wait(state, wake, WORKER_SPINS)
+    _wait(acquire, wake, WORKER_SPINS, 0)
     while load_i64(state, STOP) == 0:
         if _enter(state):
             if worker < load_i64(state, WORKERS):  # it may have been asked to another call, of more workers
                 _work(state, worker)
             if _add(state + 8 * AT_WORK, -1) == CLOSED + 1:
                 _unlock(release, load_i64(state, DONE))
-        _wait(state, wake, WORKER_SPINS)
+        _wait(acquire, wake, WORKER_SPINS, 0)
 
 
 @compiled("void(int64, int64, int64, int64, int64)")
@@ -194,7 +194,7 @@ def _lead(state, kernel, descriptor, tasks, helpers):
         _unlock(load_i64(state, RELEASE), load_i64(load_i64(state, WAKE_AT), worker))
     _work(state, 0)
     if _add(state + 8 * AT_WORK, CLOSED) > 0:
-        _wait(state, load_i64(state, DONE), LEADER_SPINS)
+        _wait(load_i64(state, ACQUIRE), load_i64(state, DONE), LEADER_SPINS, load_i64(state, YIELD))
 
 
 @compiled("void(int64, int64, int64)")
