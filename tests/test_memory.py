@@ -171,7 +171,7 @@ print(faults(20))
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is of how malloc of glibc gives pages back")
 def test_small_results_come_without_fresh_pages():
     """Values and indices of 3 MB each have 1470 pages: malloc gave those of two pieces back, call for call."""
     done = subprocess.run([sys.executable, "-c", FRESH_PAGES], capture_output=True, text=True, check=True)
