@@ -4,6 +4,8 @@ So the memory of the last large results stays after them, for the next ones of t
 may take it back (``MADV_FREE``): it does when memory runs short, and the next result then gets fresh pages. Results of
 some megabytes malloc would keep, unless it finds that it has too much: they are kept here, when their size comes again,
 as it would keep them. Too much is what values and indices free at once, which are smaller ones: those share a piece.
+
+Nothing is kept through a fork: a huge page that a child has, too, is divided into small ones by who writes to it first.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import os
 from collections import deque
 from itertools import accumulate
 from typing import Any
@@ -125,17 +128,29 @@ class _Owner:
     """What an array of a block refers to: gives the block back when the last such array is gone."""
 
     def __init__(self, block: mmap.mmap, size: int) -> None:
-        self.block = block
+        self.block, self.kept = block, _kept
         address = address_of(np.frombuffer(block, dtype=np.uint8, count=1))
         first = -address % HUGE_BYTES
         pages = (len(block) - first) // HUGE_BYTES if len(block) >= KEPT_BYTES else 0
         self.free = (first, pages * HUGE_BYTES) if pages > 0 else None
         self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
 
-    def __del__(self, keep: Any = _kept.append, advice: int = getattr(mmap, "MADV_FREE", 0)) -> None:
+    def __del__(self, advice: int = getattr(mmap, "MADV_FREE", 0)) -> None:
         try:
+            if self.kept is not _kept:
+                return
             if self.free:
                 self.block.madvise(advice, *self.free)
         except (OSError, AttributeError):  # locked memory cannot be given back, and Ctrl-C may come before there is any
             return
-        keep(self.block)
+        self.kept.append(self.block)
+
+
+def _renew() -> None:
+    """Keep nothing of what was allocated before a fork."""
+    global _kept
+    _kept = deque(maxlen=KEPT_BLOCKS)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_renew, after_in_child=_renew)
