@@ -435,7 +435,10 @@ def align_means(*arguments, out, indices, **options):
 @pytest.mark.parametrize("channels", [32, 70, 128])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
 def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels, channels, dtype):
-    """At once, or beside the next window's bins; at the beginning of a cache line or not; with areas or without."""
+    """Past the caches, at once or beside the next window's bins, or into lines fetched before.
+
+    At the beginning of a cache line or not; with areas or without.
+    """
     x = rng.integers(-99, 99, (2, channels, 30, 40)).astype(dtype)
     rois, batch_index = windows(rng, 300, "sppnet"), rng.integers(0, 2, 300)
     shape = 300, sppfast.Pyramid(levels).output_length(channels)
@@ -445,9 +448,10 @@ def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels
         memory = memory[-memory.ctypes.data % 64 + shift * dtype.itemsize :]
         return memory[: np.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
-    def call(stream_bytes, beside, shift, cells):
+    def call(stream_bytes, beside, fetched, shift, cells):
         monkeypatch.setattr(launch, "STREAM_BYTES", stream_bytes)
         monkeypatch.setattr(launch, "_streams_beside", lambda: beside)
+        monkeypatch.setattr(launch, "_fetches_lines", lambda: fetched)
         monkeypatch.setattr(launch, "AREA_CELLS", cells)
         monkeypatch.setattr(launch, "PAIR_CELLS", cells)
         forget()
@@ -456,9 +460,10 @@ def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels
         out, indices = allocate(kind, shift), allocate(np.dtype(np.int32), shift)
         return pool(x, rois, levels, batch_index=batch_index, out=out, indices=indices)
 
-    plain = call(2**60, beside=False, shift=0, cells=1)
-    for beside, shift, cells in itertools.product((False, True), (0, 1), (1, 10**6)):
-        for result, expected in zip(call(0, beside, shift, cells), plain, strict=True):
+    plain = call(2**60, beside=False, fetched=False, shift=0, cells=1)
+    ways = (False, False), (True, False), (True, True)
+    for way, shift, cells in itertools.product(ways, (0, 1), (1, 10**6)):
+        for result, expected in zip(call(0, *way, shift, cells), plain, strict=True):
             np.testing.assert_array_equal(result, expected)
 
 

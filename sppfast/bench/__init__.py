@@ -69,6 +69,7 @@ def run(
     for path in filter(None, (json_path, plot_path)):
         path.parent.resolve(strict=True)  # a minute before it is written
     device = Gpu() if gpu else Cpu(threads or available_cores())
+    peers.load(device)
     measured: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "device": device.name,

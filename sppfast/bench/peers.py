@@ -6,7 +6,9 @@ and pooling in bins of one size; its RoI max pooling came with models of Caffe, 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import importlib.util
 import platform
 import shutil
@@ -46,6 +48,17 @@ def installed(device: Device) -> list[str]:
     """Name the peers that are installed and run on the device."""
     there = [name for name, modules in NEEDS.items() if all(map(importlib.util.find_spec, modules))]
     return [name for name in there if (name in ON_GPU if device.name == "cuda" else name != "C" or _has_compiler())]
+
+
+def load(device: Device) -> None:
+    """Import what is installed, as far as it can be, before there are arrays.
+
+    OpenVINO forks when it is imported, which divides the huge pages that arrays lie in.
+    """
+    for name in installed(device):
+        with contextlib.suppress(Exception):
+            for module in NEEDS[name]:
+                importlib.import_module(module)
 
 
 # ---- torch and torchvision

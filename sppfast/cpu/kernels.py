@@ -95,7 +95,7 @@ from .lanes import (
     OUT_STEP,
     INDEX_AT,
     INDEX_STEP,
-    STREAM,  # whether the result is written past the caches, and `BESIDE` other work
+    STREAM,  # how a result is written that leaves the caches, see `PAST_CACHES`; 0: it stays there
     POWERS_AT,  # per row: the blocks or runs that its bins are made of, see `order`; 0: none
     SHARED,  # whether the tile holds the whole map for all windows, or parts of one window's cells
     TILE_CELLS,  # what the tile holds
@@ -136,8 +136,18 @@ PATCHES = 512  # of it, at most
 STRIPS_BYTES = 2**22  # of a plane that is summed, at most
 BLOCK_MODES = "max", "paired"  # cells may be reduced twice, and in any order
 LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
-BESIDE = 2  # of `STREAM`
+# Of `STREAM`: past the caches at once, or a line at a time beside other work; or into lines that are fetched beside it.
+PAST_CACHES, BESIDE, FETCHED = 1, 2, 3
 POWER = 32  # the powers of two of a block of cells, in one number
+
+
+@routine()
+def send_line(target, source):
+    """Stream a line from where it is waiting; fetch it if that is where it will be written."""
+    if target == source:
+        prefetch_write(target)
+    else:
+        stream_line(target, source)
 
 
 @routine()
@@ -362,7 +372,7 @@ def widen(target, source, height, width, down, right, t):
 def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, waiting, beside, t):
     """Reduce the bins of the finest level from overlapping blocks of `tall` x `wide` cells: two down, or more across.
 
-    Bound: a vector load and operation per line of a block. With each bin a line of what is `waiting` is streamed to
+    Bound: a vector load and operation per line of a block. With each bin a line of what is `waiting` is sent to
     `beside`, if that is not 0.
     """
     level = load_i64(desc, LEVELS_AT)
@@ -389,7 +399,7 @@ def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, wai
             store_accumulator(bin_, accumulator, t)
             bin_ += accumulator_bytes(t)
             if beside:
-                stream_line(waiting + ahead, waiting)
+                send_line(waiting + ahead, waiting)
                 waiting += LINE_BYTES
 
 
@@ -515,7 +525,7 @@ def subtract_areas(desc, areas, bins, y_edges, x_edges, map_, waiting, beside, t
                 store_mean(bin_, load_area(above, below, left * size, right * size, t), area, t)
                 bin_ += size
                 if beside and i == 0:
-                    stream_line(waiting + ahead, waiting)
+                    send_line(waiting + ahead, waiting)
                     waiting += LINE_BYTES
 
 
@@ -582,8 +592,17 @@ def settle_bins(desc, bins, y_edges, x_edges, t):
 
 @routine(types.int64)
 def share_of(size, line, begun):
-    """Tell how many bytes are streamed with a block of so many, where a bin has a `line` of them: less if begun."""
+    """Tell how many bytes are sent with a block of so many, where a bin has a `line` of them: less if begun."""
     return size * (line - LINE_BYTES) // line if begun else size
+
+
+@routine(UniTuple(types.int64, 2))
+def rest_of(size, begun, fetched):
+    """Find where the rest of a run begins and ends that is sent with blocks, of which so many bytes are with bins.
+
+    With bins go the first bytes of what is waiting, and the last of what is fetched, which is later.
+    """
+    return (0, size - begun) if fetched else (begun, size)
 
 
 @routine(types.int64)
@@ -594,18 +613,20 @@ def head_of(place):
 
 @routine(types.int64)
 def stream_share(beside, waiting, done, share, size):
-    """Stream lines of a run of `size` bytes that is waiting, from `done` on, a share of them; tell how far it is."""
+    """Send lines of a run of `size` bytes that is waiting, from `done` on, a share of them; tell how far it is."""
     head = head_of(beside)
     stop = min(done + share, size - head)
     while done + LINE_BYTES <= stop:
-        stream_line(beside + head + done, waiting + head + done)
+        send_line(beside + head + done, waiting + head + done)
         done += LINE_BYTES
     return done
 
 
 @routine()
 def copy_ends(beside, waiting, size):
-    """Copy what a run of `size` bytes that is waiting has before its first whole line and behind the last."""
+    """Copy what a run of `size` bytes that is waiting elsewhere has before its first whole line and behind the last."""
+    if beside == 0 or beside == waiting:
+        return
     head = head_of(beside)
     tail = (size - head) % LINE_BYTES
     copy_run(beside, waiting, head, False)
@@ -613,52 +634,49 @@ def copy_ends(beside, waiting, size):
 
 
 @routine()
-def transpose(flat, source, bins, indices, waiting, beside, begun, t):
+def transpose(target, source, bins, indices, waiting, beside, begun, t):
     """Transpose bins of lanes into lanes of bins.
 
-    A block that reaches past a lane's last bin spills into the next lanes, which are written after it: that is why
-    the last block of a lane comes first. With each block as many lines of the run that is `waiting` are streamed to
-    `beside`, if that is not 0, of which as many as there are bins have been if it is `begun`.
+    The last block of a lane reaches back over the one before it. Where a block has more bins than there are, it spills
+    into the next lanes, which are written after it. With each block as many lines of the run that is `waiting` are sent
+    to `beside`, if that is not 0, of which as many as there are bins have been if it is `begun`.
     """
     item, group = (4, index_group(t)) if indices else (out_item_bytes(t), out_group(t))
     block, line = 2 * SHUFFLE_BYTES // item, lane_count(t) * item
-    blocks = -(-bins // block)
     step = accumulator_bytes(t)
-    done, share = bins * LINE_BYTES * begun, share_of(block * group * item, line, begun)
+    done, size = rest_of(bins * line, bins * LINE_BYTES * begun, waiting == beside)
+    share = share_of(block * group * item, line, begun)
     for lane in range(0, lane_count(t), group):
-        for i in range(blocks):
-            bin_ = ((i if i else blocks) - 1) * block
-            place, from_ = flat + (lane * bins + bin_) * item, source + bin_ * step + lane * item
+        for first in range(0, bins, block):
+            bin_ = max(min(first, bins - block), 0)
+            place, from_ = target + (lane * bins + bin_) * item, source + bin_ * step + lane * item
             if indices:
                 transpose_index(place, bins * item, from_, step, t)
             else:
                 transpose_out(place, bins * item, from_, step, t)
             if beside:
-                done = stream_share(beside, waiting, done, share, bins * line)
-    if beside:
-        copy_ends(beside, waiting, bins * line)
+                done = stream_share(beside, waiting, done, share, size)
+    copy_ends(beside, waiting, bins * line)
 
 
 @routine(only=lambda t: t.mode == "paired")
-def part_pairs(flat, behind, source, bins, waiting, beside, index_beside, begun, t):
-    """Transpose bins of lanes of pairs into lanes of bins: keys and, so far behind them, indices; as in `transpose`."""
+def part_pairs(target, index_target, source, bins, waiting, index_waiting, beside, index_beside, begun, t):
+    """Transpose bins of lanes of pairs into lanes of bins, keys and indices; as in `transpose`."""
     item, group, block = out_item_bytes(t), pair_group(t), 2 * SHUFFLE_BYTES // 4
-    blocks, line, index_line = -(-bins // block), lane_count(t) * item, lane_count(t) * 4
-    step = accumulator_bytes(t)
-    done, share = bins * LINE_BYTES * begun, share_of(block * group * item, line, begun)
-    index_done, index_share = 0, block * group * 4
+    line, index_line, step = lane_count(t) * item, lane_count(t) * 4, accumulator_bytes(t)
+    done, size = rest_of(bins * line, bins * LINE_BYTES * begun, waiting == beside)
+    index_done, index_size = 0, bins * index_line
+    share, index_share = share_of(block * group * item, line, begun), block * group * 4
     for lane in range(0, lane_count(t), group):
-        for i in range(blocks):
-            bin_ = ((i if i else blocks) - 1) * block
-            from_, first = source + bin_ * step + lane // group * LINE_BYTES, lane * bins + bin_
-            place, index_place = flat + first * item, flat + behind + first * 4
-            transpose_pairs(place, bins * item, index_place, bins * 4, from_, step, t)
+        for first in range(0, bins, block):
+            bin_ = max(min(first, bins - block), 0)
+            from_, number = source + bin_ * step + lane // group * LINE_BYTES, lane * bins + bin_
+            transpose_pairs(target + number * item, bins * item, index_target + number * 4, bins * 4, from_, step, t)
             if beside:
-                done = stream_share(beside, waiting, done, share, bins * line)
-                index_done = stream_share(index_beside, waiting + behind, index_done, index_share, bins * index_line)
-    if beside:
-        copy_ends(beside, waiting, bins * line)
-        copy_ends(index_beside, waiting + behind, bins * index_line)
+                done = stream_share(beside, waiting, done, share, size)
+                index_done = stream_share(index_beside, index_waiting, index_done, index_share, index_size)
+    copy_ends(beside, waiting, bins * line)
+    copy_ends(index_beside, index_waiting, index_size)
 
 
 @routine()
@@ -729,39 +747,59 @@ def can_wait(desc, channel, t):
 
 
 @routine(UniTuple(types.int64, 2), only=may_wait)
-def lines_beside(desc, row, waiting, channel, t):
-    """Find the whole lines of the finest level that are waiting, and where they go: 0 if less than bins, or no row."""
-    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
-    place = place_of(desc, load_i64(desc, LEVELS_AT), out, channel, out_item_bytes(t))
+def lines_beside(desc, row, before, waiting, channel, t):
+    """Find the lines of the finest level that are sent with bins, and where they go, as whole ones: 0 if none are.
+
+    Those of the row `before` that are waiting; or the last of the row's own, which are fetched.
+    """
+    level, line = load_i64(desc, LEVELS_AT), lane_count(t) * out_item_bytes(t)
+    fetched = load_i64(desc, STREAM) == FETCHED
+    sent = row if fetched else before
+    place = place_of(desc, level, load_i64(desc, OUT_AT) + sent * load_i64(desc, OUT_STEP), channel, out_item_bytes(t))
+    if fetched:
+        place += load_i64(level, ROWS) * load_i64(level, COLUMNS) * (line - LINE_BYTES)
     head = head_of(place)
-    few = head > 0 and lane_count(t) * out_item_bytes(t) < 2 * LINE_BYTES
-    return waiting + head, 0 if few or row < 0 else place + head
+    none = sent < 0 or line < LINE_BYTES or (head > 0 and line < 2 * LINE_BYTES)
+    return (place if fetched else waiting) + head, 0 if none else place + head
+
+
+@routine(types.boolean)
+def goes_straight(desc, level, channel, item, t):
+    """Tell whether a run is transposed into the result itself: all lanes, and bins enough for a block."""
+    whole = min(load_i64(desc, GROUP), load_i64(desc, CHANNELS) - channel) >= lane_count(t)
+    fills = load_i64(level, ROWS) * load_i64(level, COLUMNS) * item >= 2 * SHUFFLE_BYTES
+    return whole and fills and load_i64(desc, STREAM) in (0, FETCHED)
 
 
 @routine()
-def transpose_levels(desc, bins, flat, waiting, before, begun, channel, t):
-    """Transpose the bins of all levels: keys and, behind them, indices. Those of the row `before` are waiting, or -1.
+def transpose_levels(desc, bins, flat, waiting, row, other, begun, channel, t):
+    """Transpose the bins of all levels, into the result or into `flat`: keys and, behind them, indices.
 
+    Beside, runs of an `other` row, if it is not -1, are sent from where they are waiting, or fetched.
     All of them before one is copied: what is stored waits, in order, for the streamed lines before it.
     """
     levels, item = load_i64(desc, LEVELS_AT), out_item_bytes(t)
-    out = load_i64(desc, OUT_AT) + before * load_i64(desc, OUT_STEP)
-    index_out = load_i64(desc, INDEX_AT) + before * load_i64(desc, INDEX_STEP)
+    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
+    index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
+    onward, index_onward = (other - row) * load_i64(desc, OUT_STEP), (other - row) * load_i64(desc, INDEX_STEP)
     behind, beside, index_beside = load_i64(desc, BINS) * lane_count(t) * item, 0, 0
+    fetched = load_i64(desc, STREAM) == FETCHED
     for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
         count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
         source = bins + load_i64(level, FIRST) * accumulator_bytes(t)
-        if before >= 0:
-            beside = place_of(desc, level, out, channel, item)
-            index_beside = place_of(desc, level, index_out, channel, 4)
+        place, index_place = place_of(desc, level, out, channel, item), place_of(desc, level, index_out, channel, 4)
+        target = place if goes_straight(desc, level, channel, item, t) else flat
+        index_target = index_place if goes_straight(desc, level, channel, 4, t) else flat + behind
+        if other >= 0:
+            beside, index_beside = place + onward, index_place + index_onward
+        lines, index_lines = (beside, index_beside) if fetched else (waiting, waiting + behind)
         is_begun = begun and level == levels
         if is_paired(t):
-            part_pairs(flat, behind, source, count, waiting, beside, index_beside, is_begun, t)
+            part_pairs(target, index_target, source, count, lines, index_lines, beside, index_beside, is_begun, t)
         else:
-            transpose(flat, source, count, False, waiting, beside, is_begun, t)
+            transpose(target, source, count, False, lines, beside, is_begun, t)
         if has_index(t) and not is_paired(t):
-            index_source = source + reduced_bytes(t)
-            transpose(flat + behind, index_source, count, True, waiting + behind, index_beside, False, t)
+            transpose(index_target, source + reduced_bytes(t), count, True, index_lines, index_beside, False, t)
         flat += count * lane_count(t) * item
         waiting += count * lane_count(t) * item
         behind += count * lane_count(t) * (4 - item)
@@ -769,12 +807,14 @@ def transpose_levels(desc, bins, flat, waiting, before, begun, channel, t):
 
 @routine()
 def copy_levels(desc, out, flat, channel, item, t):
-    """Copy the transposed bins of all levels, one channel block, to a row of the result."""
+    """Copy those transposed bins of all levels, one channel block, that are not in the result yet to a row of it."""
     channels, levels = load_i64(desc, CHANNELS), load_i64(desc, LEVELS_AT)
-    valid = min(load_i64(desc, GROUP), lane_count(t), channels - channel)
+    valid, stream = min(load_i64(desc, GROUP), lane_count(t), channels - channel), load_i64(desc, STREAM)
     for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
         count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        copy_run(place_of(desc, level, out, channel, item), flat, valid * count * item, load_i64(desc, STREAM))
+        if not goes_straight(desc, level, channel, item, t):
+            place = place_of(desc, level, out, channel, item)
+            copy_run(place, flat, valid * count * item, stream in (PAST_CACHES, BESIDE))
         flat += count * lane_count(t) * item
 
 
@@ -790,12 +830,11 @@ def copy_window(desc, row, flat, channel, t):
 
 
 @routine()
-def finish_window(desc, bins, flat, waiting, before, begun, y_edges, x_edges, channel, settled, t):
-    """Join, settle unless they are, and transpose the bins of a window; the rest as in `transpose_levels`."""
+def finish_bins(desc, bins, y_edges, x_edges, settled, t):
+    """Join the levels of a window, and settle their bins, unless they are."""
     join_levels(desc, bins, t)
     if not settled and (is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges))):
         settle_bins(desc, bins, y_edges, x_edges, t)
-    transpose_levels(desc, bins, flat, waiting, before, begun, channel, t)
 
 
 @routine()
@@ -1031,6 +1070,12 @@ def reduce_bands(desc, tile, more, bins, step, y_edges, x_edges, map_, address, 
             merge_bands(bins, bins, blocks * step, 2, blocks * load_i64(desc, BINS), t)
 
 
+@routine(types.int64)
+def row_at(desc, i):
+    """Find the row of the window that is the i-th in the order."""
+    return load_i64(load_i64(desc, ROWS_AT), i) if load_i64(desc, STARTS_AT) else i
+
+
 @routine()
 def run_task(desc, task, worker, t):
     """Pool a chunk of the windows of one map, or a band of it, some channels: channel blocks or, by rows, fewer."""
@@ -1062,14 +1107,15 @@ def run_task(desc, task, worker, t):
         pack_whole(desc, tile, map_, address, channel, t)
     areas = load_i64(desc, AREAS) and first < last and sum_areas(desc, tile, more, map_, channel, t)
     waits, state, before = can_wait(desc, channel, t), 0, -1
+    fetched = load_i64(desc, STREAM) == FETCHED
     waiting = flat + load_i64(desc, BINS) * result_bytes(t)
     for i in range(first, last):
-        row = load_i64(load_i64(desc, ROWS_AT), i) if ordered else i
+        row = row_at(desc, i)
         y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
         x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
         for block in range(blocks if load_i64(desc, STREAM) and into == bins else 0):
             prefetch_ends(desc, row, channel + block * lanes, t)
-        lines, beside = lines_beside(desc, before, waiting, channel, t)
+        lines, beside = lines_beside(desc, row, before, waiting, channel, t)
         power = load_i64(powers, row) if powers else -1
         begun = beside > 0 and (areas if is_sum(t) else power >= 0)
         if shared and is_sum(t):
@@ -1082,9 +1128,11 @@ def run_task(desc, task, worker, t):
         else:
             place = (y_edges, x_edges, map_, address, channel, blocks)
             reduce_bands(desc, tile, more, into, step, *place, first_band, last_band, bands, t)
+        other = row_at(desc, i + 1) if fetched and i + 1 < last else before
         for block in range(blocks if into == bins else 0):
-            edges, first_channel = (y_edges, x_edges), channel + block * lanes
-            finish_window(desc, bins + block * step, flat, waiting, before, begun, *edges, first_channel, areas, t)
+            place, first_channel = bins + block * step, channel + block * lanes
+            finish_bins(desc, place, y_edges, x_edges, areas, t)
+            transpose_levels(desc, place, flat, waiting, row, other, begun, first_channel, t)
             if not waits:
                 copy_window(desc, row, flat, first_channel, t)
         if waits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from array import array
 from collections.abc import Callable
@@ -28,8 +29,9 @@ TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
 WIDE_SHARED_BYTES = 2**22  # of one of wide lanes: two threads' would not stay in a cache that they have in common
 SECOND_BYTES = 2**20  # of the largest second tile, widened across or of runs: to leave a near cache costs more
-STREAM_BYTES = 2**22  # results from here on do not stay in a cache: write past it
+STREAM_BYTES = 2**22  # results from here on do not stay in a cache
 WAITING_BINS = 2**10  # of a window, at most, that wait in a near cache to be streamed beside other work
+FEW_WORKERS = 4  # to fetch the lines of a result is twice the traffic: more might wait for the memory
 WORKERS_PER_CORE = 4  # at most
 TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
@@ -142,6 +144,8 @@ def reduce_maps(
 def run(launch: Launch, fields: array[int], workers: int | None) -> None:
     """Do the tasks of a call, with scratch memory for each worker."""
     workers = _count_workers(workers, launch) if launch.parallel else 1
+    if fields[kernels.STREAM] and workers <= FEW_WORKERS and _fetches_lines():
+        fields[kernels.STREAM] = kernels.FETCHED
     size = launch.scratch_bytes * workers
     scratch, address = _take_scratch(size + launch.bands_bytes)
     fields[kernels.SCRATCH_AT] = address
@@ -492,6 +496,12 @@ def _streams_beside() -> bool:
     return not get_host_cpu_name().startswith("znver")
 
 
+@cache
+def _fetches_lines() -> bool:
+    """Tell whether to write into lines that are fetched beside other work, not to stream: measured on Cascade Lake."""
+    return get_host_cpu_name() in ("skylake-avx512", "cascadelake", "cooperlake")
+
+
 def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     """Size of a strip of columns, for sums of all strips and their table, with what is read behind the last."""
     size = maps.dtype.itemsize
@@ -524,3 +534,13 @@ def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
 def _give_scratch(scratch: NDArray[np.uint8], address: int) -> None:
     if scratch.size <= KEEP_BYTES:
         _local.scratch = scratch, address
+
+
+def _renew() -> None:
+    """Keep no scratch memory through a fork, see `memory`."""
+    global _local
+    _local = threading.local()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_renew, after_in_child=_renew)

@@ -64,6 +64,7 @@ from .lanes import (
     load_i64,
     load_number,
     prefetch_read,
+    prefetch_write,
     reduction,
     start,
     store_f64,
@@ -74,6 +75,7 @@ from .lanes import (
 from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
 
 LINE_ITEMS = LINE_BYTES // 4  # indices of a cache line
+FETCH_BYTES = 1024  # ahead of what is written: a line that is not there yet takes longer to store
 AHEAD = 2  # windows, whose gradients are on their way here while one is scattered
 MAXIMA, PEAKS, MEANS, MORE_MAXIMA = range(4)  # what a call scatters
 
@@ -83,6 +85,7 @@ def clear(target, size):
     """Set bytes to 0."""
     i = 0
     while i <= size - LINE_BYTES:
+        prefetch_write(target + i + FETCH_BYTES)
         clear_line(target + i)
         i += LINE_BYTES
     while i < size:
@@ -95,6 +98,7 @@ def copy(target, source, size, t):
     """Copy whole items, that is bytes."""
     i = 0
     while i <= size - LINE_BYTES:
+        prefetch_write(target + i + FETCH_BYTES)
         copy_line(target + i, source + i)
         i += LINE_BYTES
     while i <= size - SHUFFLE_BYTES:

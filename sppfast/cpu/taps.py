@@ -23,6 +23,7 @@ from .kernels import (
     CHANNELS,
     CHUNKS,
     COLUMNS,
+    FETCHED,
     FIRST,
     GRAD_AT,
     GRAD_STEP,
@@ -35,7 +36,6 @@ from .kernels import (
     OUT_AT,
     RECORDS_AT,
     ROWS,
-    ROWS_AT,
     SAMPLING,
     SCRATCH_AT,
     SCRATCH_STEP,
@@ -57,6 +57,8 @@ from .kernels import (
     lines_beside,
     pack,
     prefetch_ends,
+    row_at,
+    send_line,
     transpose_levels,
     write,
 )
@@ -83,7 +85,6 @@ from .lanes import (
     store_f64,
     store_i64,
     store_rounded,
-    stream_line,
 )
 
 TAP_BYTES = 16  # int64 place, float64 weight
@@ -341,7 +342,7 @@ def gather_level(desc, number, row, tile, bins, waiting, beside, map_, address, 
                 bin_, places = bins + (y * columns + x) * accumulator_bytes(t), x_taps + first * TAP_BYTES
                 gather_bin(taps, group, places, there, bin_, held, lowest, tile, line, shared, left, t)
                 if beside and held == 0:
-                    stream_line(beside, waiting)
+                    send_line(beside, waiting)
                     beside, waiting = beside + LINE_BYTES, waiting + LINE_BYTES
             held += max(group, 1)
     for i in range(rows * columns):
@@ -349,13 +350,11 @@ def gather_level(desc, number, row, tile, bins, waiting, beside, map_, address, 
 
 
 @routine()
-def gather_window(desc, row, tile, bins, flat, waiting, before, map_, address, channel, t):
-    """Align a window, one channel block, transposed; the row `before` is waiting, or -1, see `transpose_levels`."""
-    lines, beside = lines_beside(desc, before, waiting, channel, t)
+def gather_window(desc, row, tile, bins, waiting, beside, map_, address, channel, t):
+    """Align a window, one channel block; `waiting` and `beside` as in `reduce_blocks`."""
     for i in range(load_i64(desc, LEVELS)):
         first = load_i64(load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i, FIRST) * accumulator_bytes(t)
-        gather_level(desc, i, row, tile, bins + first, lines, 0 if i else beside, map_, address, channel, t)
-    transpose_levels(desc, bins, flat, waiting, before, beside > 0, channel, t)
+        gather_level(desc, i, row, tile, bins + first, waiting, 0 if i else beside, map_, address, channel, t)
 
 
 @routine()
@@ -374,14 +373,18 @@ def run_gather(desc, task, worker, t):
     bins = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
     flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
     waits, before, waiting = can_wait(desc, channel, t), -1, flat + load_i64(desc, BINS) * result_bytes(t)
+    fetched = load_i64(desc, STREAM) == FETCHED
     if load_i64(desc, SHARED) and first < last:
         height, width = load_i64(map_, 1), load_i64(map_, 2)
         pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
     for i in range(first, last):
-        row = load_i64(load_i64(desc, ROWS_AT), i)
+        row = row_at(desc, i)
         if load_i64(desc, STREAM):
             prefetch_ends(desc, row, channel, t)
-        gather_window(desc, row, tile, bins, flat, waiting, before, map_, address, channel, t)
+        lines, beside = lines_beside(desc, row, before, waiting, channel, t)
+        gather_window(desc, row, tile, bins, lines, beside, map_, address, channel, t)
+        other = row_at(desc, i + 1) if fetched and i + 1 < last else before
+        transpose_levels(desc, bins, flat, waiting, row, other, beside > 0, channel, t)
         if waits:
             flat, waiting, before = waiting, flat, row
         else:
@@ -458,7 +461,7 @@ def run_spread(desc, task, worker, t):
         store_accumulator(tile + i * accumulator_bytes(t), start(t), t)
     starts = load_i64(desc, STARTS_AT)
     for i in range(load_i64(starts, number), load_i64(starts, number + 1)):
-        row = load_i64(load_i64(desc, ROWS_AT), i)
+        row = row_at(desc, i)
         spread_window(desc, row, tile, cells, run, load_i64(map_, 2), channel, t)
     for i in range(area):
         settle(tile + i * accumulator_bytes(t), 1, t)
