@@ -62,6 +62,7 @@ from .lanes import (
     start_run,
     store_accumulator,
     store_i64,
+    store_lanes,
     store_mean,
     store_run,
     store_strip,
@@ -541,14 +542,19 @@ def join_levels(desc, bins, t):
         columns = load_i64(level, COLUMNS)
         from_level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * finer
         step = accumulator_bytes(t)
+        next_line = step + (columns - 1) * wide * step
         bin_ = bins + load_i64(level, FIRST) * step
         finer_bins = bins + load_i64(from_level, FIRST) * step
         for row in range(load_i64(level, ROWS)):
             for column in range(columns):
                 accumulator = start(t)
-                for y in range(row * tall, row * tall + tall):
-                    for x in range(column * wide, column * wide + wide):
-                        accumulator = add_bin(accumulator, finer_bins + (y * columns * wide + x) * step, t)
+                line = finer_bins + (row * tall * columns + column) * wide * step
+                left, across = tall * wide, wide
+                while left:
+                    accumulator = add_bin(accumulator, line, t)
+                    left, across = left - 1, across - 1
+                    line += step if across else next_line
+                    across = across if across else wide
                 store_accumulator(bin_, accumulator, t)
                 bin_ += step
 
@@ -659,8 +665,18 @@ def transpose(target, source, bins, indices, waiting, beside, begun, t):
     copy_ends(beside, waiting, bins * line)
 
 
+@routine()
+def write_one(target, source, waiting, beside, t):
+    """Write a level of one bin: its lanes lie as in the result. The rest as in `transpose`."""
+    size = lane_count(t) * out_item_bytes(t)
+    store_lanes(target, source, t)
+    if beside:
+        stream_share(beside, waiting, 0, size, size)
+    copy_ends(beside, waiting, size)
+
+
 @routine(only=lambda t: t.mode == "paired")
-def part_pairs(target, index_target, source, bins, waiting, index_waiting, beside, index_beside, begun, t):
+def part_pairs(target, source, bins, waiting, beside, begun, index_target, index_waiting, index_beside, t):
     """Transpose bins of lanes of pairs into lanes of bins, keys and indices; as in `transpose`."""
     item, group, block = out_item_bytes(t), pair_group(t), 2 * SHUFFLE_BYTES // 4
     line, index_line, step = lane_count(t) * item, lane_count(t) * 4, accumulator_bytes(t)
@@ -765,40 +781,55 @@ def lines_beside(desc, row, before, waiting, channel, t):
 
 @routine(types.boolean)
 def goes_straight(desc, level, channel, item, t):
-    """Tell whether a run is transposed into the result itself: all lanes, and bins enough for a block."""
+    """Tell whether a run is written into the result itself: all lanes, and bins enough for a block, or one."""
     whole = min(load_i64(desc, GROUP), load_i64(desc, CHANNELS) - channel) >= lane_count(t)
-    fills = load_i64(level, ROWS) * load_i64(level, COLUMNS) * item >= 2 * SHUFFLE_BYTES
+    bins = load_i64(level, ROWS) * load_i64(level, COLUMNS)
+    fills = bins * item >= 2 * SHUFFLE_BYTES or (bins == 1 and not has_index(t))
     return whole and fills and load_i64(desc, STREAM) in (0, FETCHED)
+
+
+@routine(UniTuple(types.int64, 3))
+def run_of(desc, level, out, step, row, other, flat, waiting, channel, item, t):
+    """Find where a run is transposed to: into the result, or `flat`; and which run is sent beside, and where to.
+
+    That is the run of the `other` row: none if it is -1, waiting, or where it will be written, to be fetched.
+    """
+    place = place_of(desc, level, out + row * step, channel, item)
+    beside = place + (other - row) * step if other >= 0 else 0
+    lines = beside if load_i64(desc, STREAM) == FETCHED else waiting
+    return place if goes_straight(desc, level, channel, item, t) else flat, lines, beside
+
+
+@routine(UniTuple(types.int64, 3), only=lambda t: t.mode in ("argmax", "paired"))
+def index_run_of(desc, level, row, other, flat, waiting, channel, t):
+    """Find the same of indices."""
+    out, step = load_i64(desc, INDEX_AT), load_i64(desc, INDEX_STEP)
+    return run_of(desc, level, out, step, row, other, flat, waiting, channel, 4, t)
 
 
 @routine()
 def transpose_levels(desc, bins, flat, waiting, row, other, begun, channel, t):
-    """Transpose the bins of all levels, into the result or into `flat`: keys and, behind them, indices.
+    """Transpose the bins of all levels of a row: keys and, behind them, indices. For the rest see `run_of`.
 
-    Beside, runs of an `other` row, if it is not -1, are sent from where they are waiting, or fetched.
     All of them before one is copied: what is stored waits, in order, for the streamed lines before it.
     """
     levels, item = load_i64(desc, LEVELS_AT), out_item_bytes(t)
-    out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
-    index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
-    onward, index_onward = (other - row) * load_i64(desc, OUT_STEP), (other - row) * load_i64(desc, INDEX_STEP)
-    behind, beside, index_beside = load_i64(desc, BINS) * lane_count(t) * item, 0, 0
-    fetched = load_i64(desc, STREAM) == FETCHED
+    out, step = load_i64(desc, OUT_AT), load_i64(desc, OUT_STEP)
+    behind = load_i64(desc, BINS) * lane_count(t) * item
     for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
         count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        source = bins + load_i64(level, FIRST) * accumulator_bytes(t)
-        place, index_place = place_of(desc, level, out, channel, item), place_of(desc, level, index_out, channel, 4)
-        target = place if goes_straight(desc, level, channel, item, t) else flat
-        index_target = index_place if goes_straight(desc, level, channel, 4, t) else flat + behind
-        if other >= 0:
-            beside, index_beside = place + onward, index_place + index_onward
-        lines, index_lines = (beside, index_beside) if fetched else (waiting, waiting + behind)
-        is_begun = begun and level == levels
+        source, is_begun = bins + load_i64(level, FIRST) * accumulator_bytes(t), begun and level == levels
+        target, lines, beside = run_of(desc, level, out, step, row, other, flat, waiting, channel, item, t)
+        index_flat, index_waiting = flat + behind, waiting + behind
+        index_run = index_run_of(desc, level, row, other, index_flat, index_waiting, channel, t)
         if is_paired(t):
-            part_pairs(target, index_target, source, count, lines, index_lines, beside, index_beside, is_begun, t)
+            part_pairs(target, source, count, lines, beside, is_begun, *index_run, t)
+        elif count == 1:
+            write_one(target, source, lines, beside, t)
         else:
             transpose(target, source, count, False, lines, beside, is_begun, t)
         if has_index(t) and not is_paired(t):
+            index_target, index_lines, index_beside = index_run
             transpose(index_target, source + reduced_bytes(t), count, True, index_lines, index_beside, False, t)
         flat += count * lane_count(t) * item
         waiting += count * lane_count(t) * item
@@ -1131,7 +1162,7 @@ def run_task(desc, task, worker, t):
         other = row_at(desc, i + 1) if fetched and i + 1 < last else before
         for block in range(blocks if into == bins else 0):
             place, first_channel = bins + block * step, channel + block * lanes
-            finish_bins(desc, place, y_edges, x_edges, areas, t)
+            finish_bins(desc, place, y_edges, x_edges, areas if is_sum(t) else power >= 0, t)
             transpose_levels(desc, place, flat, waiting, row, other, begun, first_channel, t)
             if not waits:
                 copy_window(desc, row, flat, first_channel, t)

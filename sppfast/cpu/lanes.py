@@ -1228,6 +1228,18 @@ transpose_index = _transpose_out("transpose_index", lambda t: 32, lambda builder
 
 
 @intrinsic
+def store_lanes(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
+    """Store the lanes of one bin, decoded."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = _load(builder, args[1], ir.VectorType(ir.IntType(t.out_bits), t.count))
+        _store(builder, args[0], _decode(builder, lanes, t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
 def transpose_pairs(
     typingctx: Any, target: Any, target_step: Any, places: Any, places_step: Any, source: Any, source_step: Any, t: Any
 ) -> Any:
