@@ -1,5 +1,6 @@
 """The ways that the CPU backend has of doing the same thing give the same result."""
 
+import ctypes
 import itertools
 
 import ml_dtypes
@@ -9,7 +10,7 @@ from torture.fences import fenced
 
 import sppfast
 from sppfast import pooling
-from sppfast.cpu import launch, order
+from sppfast.cpu import kernels, launch, order
 
 pytestmark = pytest.mark.usefixtures("forget")
 LEVELS = [7, 13, (6, 3, 2, 1), (5, (3, 4), 2)]  # in float32, 13 bins of 7 cells reach into an 8th
@@ -465,6 +466,25 @@ def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels
     for way, shift, cells in itertools.product(ways, (0, 1), (1, 10**6)):
         for result, expected in zip(call(0, *way, shift, cells), plain, strict=True):
             np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(("workers", "way"), [(1, "FETCHED"), (4, "FETCHED"), (5, "BESIDE"), (None, "BESIDE")])
+def test_only_few_threads_fetch_the_lines_that_they_write(rng, monkeypatch, forget, workers, way):
+    """It is twice the memory traffic."""
+    asked = []
+
+    def run(kernel, fields, *_):
+        asked.append(ctypes.c_int64.from_address(fields + 8 * kernels.STREAM).value)
+
+    monkeypatch.setattr(launch, "STREAM_BYTES", 0)
+    monkeypatch.setattr(launch, "available_cores", lambda: 8)
+    monkeypatch.setattr(launch, "_streams_beside", lambda: True)
+    monkeypatch.setattr(launch, "_fetches_lines", lambda: True)
+    monkeypatch.setattr(launch.threads.crew, "run", run)
+    forget()
+    x = rng.random((256, 30, 40), dtype=np.float32)
+    sppfast.roi_pool(x, windows(rng, 300, "sppnet"), 7, workers=workers)
+    assert asked == [getattr(kernels, way)]
 
 
 @pytest.mark.parametrize("channels", [1, 31, 32, 33, 250, 256, 700])
