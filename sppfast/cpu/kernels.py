@@ -1107,6 +1107,12 @@ def row_at(desc, i):
     return load_i64(load_i64(desc, ROWS_AT), i) if load_i64(desc, STARTS_AT) else i
 
 
+@routine(types.int64)
+def other_row(desc, i, last, before):
+    """Find the row whose runs are sent beside the i-th window: the next, fetched, or the one before; -1: none."""
+    return row_at(desc, i + 1) if load_i64(desc, STREAM) == FETCHED and i + 1 < last else before
+
+
 @routine()
 def run_task(desc, task, worker, t):
     """Pool a chunk of the windows of one map, or a band of it, some channels: channel blocks or, by rows, fewer."""
@@ -1138,7 +1144,6 @@ def run_task(desc, task, worker, t):
         pack_whole(desc, tile, map_, address, channel, t)
     areas = load_i64(desc, AREAS) and first < last and sum_areas(desc, tile, more, map_, channel, t)
     waits, state, before = can_wait(desc, channel, t), 0, -1
-    fetched = load_i64(desc, STREAM) == FETCHED
     waiting = flat + load_i64(desc, BINS) * result_bytes(t)
     for i in range(first, last):
         row = row_at(desc, i)
@@ -1159,7 +1164,7 @@ def run_task(desc, task, worker, t):
         else:
             place = (y_edges, x_edges, map_, address, channel, blocks)
             reduce_bands(desc, tile, more, into, step, *place, first_band, last_band, bands, t)
-        other = row_at(desc, i + 1) if fetched and i + 1 < last else before
+        other = other_row(desc, i, last, before)
         for block in range(blocks if into == bins else 0):
             place, first_channel = bins + block * step, channel + block * lanes
             finish_bins(desc, place, y_edges, x_edges, areas if is_sum(t) else power >= 0, t)

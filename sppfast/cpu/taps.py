@@ -23,7 +23,6 @@ from .kernels import (
     CHANNELS,
     CHUNKS,
     COLUMNS,
-    FETCHED,
     FIRST,
     GRAD_AT,
     GRAD_STEP,
@@ -55,6 +54,7 @@ from .kernels import (
     can_wait,
     copy_window,
     lines_beside,
+    other_row,
     pack,
     prefetch_ends,
     row_at,
@@ -373,7 +373,6 @@ def run_gather(desc, task, worker, t):
     bins = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
     flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
     waits, before, waiting = can_wait(desc, channel, t), -1, flat + load_i64(desc, BINS) * result_bytes(t)
-    fetched = load_i64(desc, STREAM) == FETCHED
     if load_i64(desc, SHARED) and first < last:
         height, width = load_i64(map_, 1), load_i64(map_, 2)
         pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
@@ -383,7 +382,7 @@ def run_gather(desc, task, worker, t):
             prefetch_ends(desc, row, channel, t)
         lines, beside = lines_beside(desc, row, before, waiting, channel, t)
         gather_window(desc, row, tile, bins, lines, beside, map_, address, channel, t)
-        other = row_at(desc, i + 1) if fetched and i + 1 < last else before
+        other = other_row(desc, i, last, before)
         transpose_levels(desc, bins, flat, waiting, row, other, beside > 0, channel, t)
         if waits:
             flat, waiting, before = waiting, flat, row
