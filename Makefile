@@ -13,7 +13,7 @@ demo: .venv/.demo
 
 test: lint docs
 	$(BIN)/python tests/compile_kernels.py
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 torture: .venv/.dev .venv/.release
 	cd tests && ../$(BIN)/python -m torture

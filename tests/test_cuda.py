@@ -106,22 +106,29 @@ def test_pool_of_maps_larger_than_shared_memory(dtype, layout, check, rng):
     check("pool", x, (5, (1, 60)), layout=layout, mode="avg")
 
 
+TILED = {
+    "many_levels": ((1, 1, 130, 110), "NCHW", tuple((n, 1) for n in range(1, 40))),
+    "long_rows": ((1, 2, 3, 13000), "NCHW", (4, (2, 700), 1)),
+    "many_rows": ((1, 1, 13000, 1), "NCHW", (7, (500, 2))),
+    "channels": ((1, 40, 29, 35), "NHWC", (6, 3, 2, 1)),
+    "many_bins": ((2, 3, 71, 73), "NHWC", ((71, 73), 5, 1)),
+}
+
+
 @pytest.mark.parametrize("bins", BINS)
-def test_pool_of_maps_in_tiles(bins, check, rng):
-    """Large maps are cut into tiles: of rows, of parts of rows, of channels that lie together, of maps that differ."""
-    many = tuple((n, 1) for n in range(1, 40))
-    for shape, layout, levels in (
-        ((1, 1, 130, 110), "NCHW", many),
-        ((1, 2, 3, 13000), "NCHW", (4, (2, 700), 1)),
-        ((1, 1, 13000, 1), "NCHW", (7, (500, 2))),
-        ((1, 40, 29, 35), "NHWC", (6, 3, 2, 1)),
-        ((2, 3, 71, 73), "NHWC", ((71, 73), 5, 1)),
-    ):
-        x = make_map(rng, shape, "float32", "special", layout)
-        check("pool", x, levels, bins=bins, layout=layout, return_indices=True)
-        check("pool", make_map(rng, shape, "float32", "spread", layout), levels, bins=bins, layout=layout, mode="avg")
-    ragged = [make(rng, (2, *size), "float32", "special") for size in ((3, 4), (150, 100), (20, 6000), (1, 1))]
-    check("pool", ragged, (6, 3, (2, 1)), bins=bins, return_indices=True)
+@pytest.mark.parametrize("maps", TILED)
+def test_pool_of_maps_in_tiles(maps, bins, check, rng):
+    """Large maps are cut into tiles: of rows, of parts of rows, of channels that lie together."""
+    shape, layout, levels = TILED[maps]
+    x = make_map(rng, shape, "float32", "special", layout)
+    check("pool", x, levels, bins=bins, layout=layout, return_indices=True)
+    check("pool", make_map(rng, shape, "float32", "spread", layout), levels, bins=bins, layout=layout, mode="avg")
+
+
+@pytest.mark.parametrize("bins", BINS)
+def test_pool_of_maps_that_differ_in_tiles(bins, check, rng):
+    maps = [make(rng, (2, *size), "float32", "special") for size in ((3, 4), (150, 100), (20, 6000), (1, 1))]
+    check("pool", maps, (6, 3, (2, 1)), bins=bins, return_indices=True)
     check("pool", make(rng, (1, 2, 130, 230), "float32", "special")[:, :, ::-1, ::2], (4, 2), bins=bins)
 
 

@@ -6,6 +6,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers import DTYPES, check_pool, check_roi_pool, dtype_of, make, make_rois
 from torture.fences import fenced
 
 import sppfast
@@ -15,6 +16,33 @@ from sppfast.cpu import kernels, launch, order
 pytestmark = pytest.mark.usefixtures("forget")
 LEVELS = [7, 13, (6, 3, 2, 1), (5, (3, 4), 2)]  # in float32, 13 bins of 7 cells reach into an 8th
 ROUNDINGS = ["sppnet", "fast_rcnn", "cells"]
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["few channels", "many channels"])
+@pytest.mark.parametrize("options", [{}, {"return_indices": True}, {"mode": "avg"}], ids=str)
+@pytest.mark.parametrize("dtype", sorted(set(DTYPES) - {"bool"}))
+def test_every_kernel(rng, monkeypatch, dtype, options, few):
+    """Each that pooling can ask for: of small and of large maps, of a few windows and of many."""
+    asked = set()
+
+    def address(kernel, way="", address=launch.Kernel.address):
+        asked.add((kernel.mode, way))
+        assert (kernel.dtype, kernel.narrow) == (dtype, few)
+        return address(kernel, way)
+
+    monkeypatch.setattr(launch.Kernel, "address", address)
+    size = dtype_of(dtype).itemsize
+    channels = launch.NARROW_BYTES // size + (not few)
+    small, large = (make(rng, (2, channels, *sides), dtype, "spread") for sides in ((9, 11), (12, 70)))
+    rois, batch_index = make_rois(rng, 100, (144, 176)), rng.integers(0, 2, 100)
+    rois[25:] = 0, 0, 175, 143  # so many cells that pairs of a key and an index are worth while
+    check_pool(small[:, :, :5, :4], 2, **options)
+    check_pool(large, 1, **options)
+    for count in (25, 100):
+        check_roi_pool(small, rois[:count], 2, batch_index=batch_index[:count], **options)
+    mode = "argmax" if "return_indices" in options else options.get("mode", "max")
+    paired = {("paired", "shared")} if mode == "argmax" and size <= 4 else set()
+    assert asked == {(mode, way) for way in ("parts", "rows", "shared")} | paired
 
 
 def windows(rng, count, rounding):

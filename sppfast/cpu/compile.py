@@ -16,15 +16,41 @@ from weakref import WeakKeyDictionary
 
 import numba
 from numba.core import types
-from numba.core.compiler import Flags, compile_internal
+from numba.core.compiler import Compiler, Flags
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.types.misc import unliteral
 from numba.extending import intrinsic
 
 # No rewrites: Numba looks in each function for array expressions, of which there are none here.
 OPTIONS = {"error_model": "numpy", "no_rewrites": True}
+# Nor closures, context managers, functions that are inlined before their types are known, or loops over literals: these
+# passes go through each function for nothing.
+UNUSED_PASSES = {
+    "WithLifting",
+    "InlineClosureLikes",
+    "RewriteDynamicRaises",
+    "MakeFunctionToJitFunction",
+    "InlineInlinables",
+    "FindLiterallyCalls",
+    "LiteralUnroll",
+    "LiteralPropagationSubPipelinePass",
+    "InlineOverloads",
+    "DumpParforDiagnostics",
+}
 
 _compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # functions, by the library that they are in
+
+
+class ShortCompiler(Compiler):  # type: ignore[misc]
+    """Numba's compiler, less what it does for nothing here."""
+
+    def define_pipelines(self) -> list[Any]:
+        """List the passes that a function is compiled by."""
+        pipelines: list[Any] = super().define_pipelines()
+        for pipeline in pipelines:
+            pipeline.passes = [entry for entry in pipeline.passes if entry[0].__name__ not in UNUSED_PASSES]
+            pipeline.finalize()
+        return pipelines
 
 
 def routine(returns: Any = types.void, only: Callable[[Any], bool] = lambda t: True) -> Callable[[Any], Any]:
@@ -65,7 +91,8 @@ def _compile_into(context: Any, function: Any, sig: Any) -> Any:
             setattr(flags, name, value)
         flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
         typing_context = _remembering(context.typing_context)
-        found = compile_internal(typing_context, context, library, function, sig.args, sig.return_type, flags, {})
+        compiler = ShortCompiler(typing_context, context, library, sig.args, sig.return_type, flags, {})
+        found = compiler.compile_extra(function)
         known[function, sig] = found.fndesc
         library.get_function(found.fndesc.mangled_name).linkage = "linkonce_odr"  # not kept where it is inlined
     return known[function, sig]
@@ -126,13 +153,14 @@ def c_function(signature: str, function: Any) -> Any:
 
 
 def _cached(decorator: Any, signature: str, function: Any, **options: Any) -> Any:
+    options |= OPTIONS | {"pipeline_class": ShortCompiler}
     with global_compiler_lock, _no_garbage_collection():
         try:
-            return decorator(signature, cache=True, **OPTIONS, **options)(function)
+            return decorator(signature, cache=True, **options)(function)
         except RuntimeError as error:  # Numba's word for a read-only home and package
             if "cannot cache" not in str(error):
                 raise
-            return decorator(signature, **OPTIONS, **options)(function)
+            return decorator(signature, **options)(function)
 
 
 @contextmanager
