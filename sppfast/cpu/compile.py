@@ -37,6 +37,7 @@ UNUSED_PASSES = {
     "InlineOverloads",
     "DumpParforDiagnostics",
 }
+LIFETIME_PASSES = {"IRProcessing", "IRLegalization"}  # of variables: to release what they refer to
 
 _compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # functions, by the library that they are in
 
@@ -44,17 +45,25 @@ _compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # funct
 class ShortCompiler(Compiler):  # type: ignore[misc]
     """Numba's compiler, less what it does for nothing here."""
 
+    unused = UNUSED_PASSES
+
     def define_pipelines(self) -> list[Any]:
         """List the passes that a function is compiled by."""
         pipelines: list[Any] = super().define_pipelines()
         for pipeline in pipelines:
-            pipeline.passes = [entry for entry in pipeline.passes if entry[0].__name__ not in UNUSED_PASSES]
+            pipeline.passes = [entry for entry in pipeline.passes if entry[0].__name__ not in self.unused]
             pipeline.finalize()
         return pipelines
 
 
+class RoutineCompiler(ShortCompiler):
+    """That of routines, whose variables are numbers, vectors and tuples of them: they refer to nothing."""
+
+    unused = UNUSED_PASSES | LIFETIME_PASSES
+
+
 def routine(returns: Any = types.void, only: Callable[[Any], bool] = lambda t: True) -> Callable[[Any], Any]:
-    """Make a function that compiled code may call, compiled as part of what calls it.
+    """Make a function of numbers, or vectors, that compiled code may call, compiled as part of what calls it.
 
     `numba.njit` would give each its own wrappers and machine code besides, which nobody calls, in twice the time.
     Kernels whose token, the last argument, `only` refuses go without: there it does nothing, and returns 0.
@@ -91,7 +100,7 @@ def _compile_into(context: Any, function: Any, sig: Any) -> Any:
             setattr(flags, name, value)
         flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
         typing_context = _remembering(context.typing_context)
-        compiler = ShortCompiler(typing_context, context, library, sig.args, sig.return_type, flags, {})
+        compiler = RoutineCompiler(typing_context, context, library, sig.args, sig.return_type, flags, {})
         found = compiler.compile_extra(function)
         known[function, sig] = found.fndesc
         library.get_function(found.fndesc.mangled_name).linkage = "linkonce_odr"  # not kept where it is inlined
