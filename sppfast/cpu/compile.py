@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import operator
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,9 +17,11 @@ from weakref import WeakKeyDictionary
 
 import numba
 from numba.core import types
-from numba.core.compiler import Compiler, Flags
+from numba.core.bytecode import FunctionIdentity
+from numba.core.compiler import Compiler, Flags, StateDict
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.types.misc import unliteral
+from numba.core.untyped_passes import ExtractByteCode, ReconstructSSA, TranslateByteCode
 from numba.extending import intrinsic
 
 # No rewrites: Numba looks in each function for array expressions, of which there are none here.
@@ -38,6 +41,8 @@ UNUSED_PASSES = {
     "DumpParforDiagnostics",
 }
 LIFETIME_PASSES = {"IRProcessing", "IRLegalization"}  # of variables: to release what they refer to
+
+OPERATORS = set(map(vars(operator).get, operator.__all__))
 
 _compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # functions, by the library that they are in
 
@@ -59,7 +64,20 @@ class ShortCompiler(Compiler):  # type: ignore[misc]
 class RoutineCompiler(ShortCompiler):
     """That of routines, whose variables are numbers, vectors and tuples of them: they refer to nothing."""
 
-    unused = UNUSED_PASSES | LIFETIME_PASSES
+    unused = UNUSED_PASSES | LIFETIME_PASSES | {"ReconstructSSA"}
+
+    def compile_extra(self, function: Any) -> Any:
+        """Compile a function from what was read of it, for the first of the kernels that it is a part of."""
+        return self.compile_ir(_read(function).copy())
+
+
+@cache
+def _read(function: Any) -> Any:
+    """Read a function as Numba does before it knows types: statements that assign to each variable once."""
+    state = StateDict(func_id=FunctionIdentity.from_function(function))
+    for step in (ExtractByteCode(), TranslateByteCode(), ReconstructSSA()):
+        step.run_pass(state)
+    return state.func_ir
 
 
 def routine(returns: Any = types.void, only: Callable[[Any], bool] = lambda t: True) -> Callable[[Any], Any]:
@@ -100,7 +118,8 @@ def _compile_into(context: Any, function: Any, sig: Any) -> Any:
             setattr(flags, name, value)
         flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
         typing_context = _remembering(context.typing_context)
-        compiler = RoutineCompiler(typing_context, context, library, sig.args, sig.return_type, flags, {})
+        target = context.subtarget(typing_context=typing_context)
+        compiler = RoutineCompiler(typing_context, target, library, sig.args, sig.return_type, flags, {})
         found = compiler.compile_extra(function)
         known[function, sig] = found.fndesc
         library.get_function(found.fndesc.mangled_name).linkage = "linkonce_odr"  # not kept where it is inlined
@@ -113,6 +132,7 @@ class Remembering:
     def __init__(self, context: Any) -> None:
         self._context = context
         self._known: dict[Any, Any] = {}
+        self._operators: dict[Any, Operator] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -124,8 +144,33 @@ class Remembering:
             self._known[call] = self._context.resolve_function_type(function, arguments, keywords)
         return self._known[call]
 
+    def resolve_value_type(self, value: Any) -> Any:
+        """Find the type of a value that is no variable."""
+        if value not in OPERATORS:
+            return self._context.resolve_value_type(value)
+        if value not in self._operators:
+            self._operators[value] = Operator(self._context.resolve_value_type(value))
+        return self._operators[value]
 
-_remembering = cache(Remembering)
+
+class Operator(types.Function):
+    """Numba's type of an operator: it is asked again when the operation becomes machine code."""
+
+    def __init__(self, function: Any) -> None:
+        vars(self).update(vars(function))
+        self._known: dict[Any, Any] = {}
+
+    def get_call_type(self, context: Any, arguments: Any, keywords: Any) -> Any:
+        """Find the signature of an operation."""
+        if arguments not in self._known:
+            self._known[arguments] = super().get_call_type(context, arguments, keywords)
+        return self._known[arguments]
+
+
+@cache
+def _remembering(context: Any) -> Remembering:
+    """Find the context that remembers for another: itself, for what is called by a routine."""
+    return context if isinstance(context, Remembering) else Remembering(context)
 
 
 @cache
