@@ -26,5 +26,5 @@ if __name__ == "__main__":
         *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map]),
         *itertools.product(SINGLES, ("avg",), (1,), [scatter.build]),
     ]
-    with multiprocessing.get_context("spawn").Pool(available_cores(), maxtasksperchild=12) as pool:
+    with multiprocessing.get_context("spawn").Pool(available_cores(), maxtasksperchild=48) as pool:
         pool.starmap(compile_kernel, jobs, chunksize=1)
