@@ -47,7 +47,7 @@ OPERATORS = set(map(vars(operator).get, operator.__all__))
 _compiled: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # functions, by the library that they are in
 
 
-class ShortCompiler(Compiler):  # type: ignore[misc]
+class ShortCompiler(Compiler):
     """Numba's compiler, less what it does for nothing here."""
 
     unused = UNUSED_PASSES

@@ -179,7 +179,7 @@ class Reduction(types.Opaque):
 
 
 @register_default(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Lanes) -> None:
         super().__init__(dmm, fe_type, fe_type.llvm)
 
