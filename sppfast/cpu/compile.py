@@ -62,7 +62,10 @@ class ShortCompiler(Compiler):
 
 
 class RoutineCompiler(ShortCompiler):
-    """That of routines, whose variables are numbers, vectors and tuples of them: they refer to nothing."""
+    """That of routines, whose variables are numbers, vectors and tuples of them: there is nothing to release.
+
+    Of an array that a routine took or made a reference would be left over with each call.
+    """
 
     unused = UNUSED_PASSES | LIFETIME_PASSES | {"ReconstructSSA"}
 
