@@ -61,6 +61,8 @@ class Maps:
         Cells of the largest map.
     widest : int
         Columns of the widest map.
+    longest : int
+        Rows of the tallest map, or columns of the widest, whichever are more.
     """
 
     dtype: np.dtype[Any]
@@ -74,6 +76,7 @@ class Maps:
     address: int
     largest: int
     widest: int
+    longest: int
 
     @property
     def heights(self) -> NDArray[np.int64]:
@@ -186,8 +189,9 @@ def _maps(
     if dtype.name not in DTYPES:
         raise TypeError(f"{name}: dtype {dtype} is not supported, expected bool, integers or floats up to 64 bits")
     table = np.array(rows, dtype=np.int64)
-    largest, widest = int((table[:, 1] * table[:, 2]).max()), int(table[:, 2].max())
-    return Maps(dtype, dtype.name, count, channels, table, step, single, ragged, table.ctypes.data, largest, widest)
+    tallest, widest = table[:, 1:3].max(axis=0).tolist()
+    sizes = int((table[:, 1] * table[:, 2]).max()), widest, max(tallest, widest)
+    return Maps(dtype, dtype.name, count, channels, table, step, single, ragged, table.ctypes.data, *sizes)
 
 
 def _map_row(name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], layout: str) -> tuple[int, ...]:

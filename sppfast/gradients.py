@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .arrays import LAYOUTS, Maps, take_maps
 from .dispatch import Arrays, call_foreign, is_foreign
-from .geometry import ConvGeometry
+from .geometry import ConvGeometry, as_geometry
 from .memory import allocate
 from .plan import Plan
 from .pooling import (
@@ -22,13 +22,13 @@ from .pooling import (
     backend,
     check_out,
     check_workers,
-    cut_windows,
     plan_of,
     plan_samples,
     pool,
     result_dtypes,
 )
 from .pyramid import Levels, Pyramid, as_pyramid, one_of
+from .windows import ROUNDINGS, take_rois
 
 Array: TypeAlias = NDArray[Any]
 
@@ -150,15 +150,17 @@ def roi_pool_backward(
         return call_foreign(roi_pool_backward, **locals())
     pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, indices)
     threads = check_workers(workers)
-    cut = cut_windows(rois, batch_index, maps, geometry, rounding)
-    plan = backend("windows").plan_windows(pyramid, cut, slice(None), mode != "avg")
-    rows = take_grad(grad, pyramid, maps, len(cut), layout)
+    one_of("rounding", rounding, ROUNDINGS)
+    taken, where = take_rois(rois, batch_index, maps.count), as_geometry(geometry)
+    every = slice(0, len(taken))
+    plan = backend("windows").plan_windows(every, pyramid, taken, maps, where, rounding, mode != "avg")
+    rows = take_grad(grad, pyramid, maps, len(plan.index), layout)
     if mode == "avg":
         targets = Targets(out, kept, maps, layout, [rows])
         backend("weigh").spread_means(rows, in_single(maps), plan, targets.planes, threads)
         return targets.present()
     if indices is not None:
-        places = take_indices(indices, pyramid, maps, len(cut), layout)
+        places = take_indices(indices, pyramid, maps, len(plan.index), layout)
         targets = Targets(out, kept, maps, layout, [rows, places])
         _scatter_maxima(rows, places, maps, plan, targets, threads)
         return targets.present()
@@ -166,9 +168,9 @@ def roi_pool_backward(
     dtypes = result_dtypes(maps, "argmax")
     size = rows.shape[1] * (rows.itemsize + sum(dtype.itemsize for dtype in dtypes))
     room = max(PART_BYTES, (rows.nbytes + sum(array.nbytes for array in targets.arrays)) // PARTS)
-    for number, part in enumerate(_parts(cut.index, max(room // max(size, 1), 1))):
+    for number, part in enumerate(_parts(plan.index, max(room // max(size, 1), 1))):
         some = plan.part(part)
-        maxima, places = (np.empty((len(some.y_edges), rows.shape[1]), dtype) for dtype in dtypes)
+        maxima, places = (np.empty((len(some.edges), rows.shape[1]), dtype) for dtype in dtypes)
         backend("launch").reduce_maps(kept, maps, some, "argmax", [maxima, places], threads)
         _scatter_maxima(rows[part], places, maps, some, targets, threads, more=number > 0)
     return targets.present()

@@ -16,7 +16,7 @@ import mmap
 import os
 from collections import deque
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ KEPT_BLOCKS = 2  # values and indices
 PLAN_BYTES, WINDOW_BYTES, EDGE_BYTES = 2**19, 512, 32  # of planning, more than it takes
 SLACK = 1.1  # a block serves results that are not much smaller
 
+MADV_FREE = getattr(mmap, "MADV_FREE", 0)  # 0: the system has no such advice
+
 _BYTE = np.dtype(np.uint8)
 _kept: deque[mmap.mmap] = deque(maxlen=KEPT_BLOCKS)
 _sizes: tuple[int, ...] = ()
@@ -45,7 +47,9 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.empty(shape, dtype)
     block = _block(size) if _is_kept(size) else None
     if block is not None:
-        return np.asarray(_Owner(block, size)).view(dtype).reshape(shape)
+        owner = _Owner(shape, dtype, block)
+        owner.kept = _kept
+        return owner.view(np.ndarray)
     memory = np.empty(size + LINE_BYTES, dtype=np.uint8)
     begin = -address_of(memory) % LINE_BYTES
     return memory[begin : begin + size].view(dtype).reshape(shape)
@@ -53,8 +57,10 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def allocate_together(shape: tuple[int, ...], dtypes: tuple[np.dtype[Any], ...]) -> list[NDArray[Any]]:
     """Allocate results that are used, and given up, together."""
+    if len(dtypes) == 1:
+        return [allocate(shape, dtypes[0])]
     sizes = [math.prod(shape) * dtype.itemsize for dtype in dtypes]
-    if len(dtypes) == 1 or not TOGETHER_BYTES <= max(sizes) < REPEATED_BYTES:
+    if not TOGETHER_BYTES <= max(sizes) < REPEATED_BYTES:
         return [allocate(shape, dtype) for dtype in dtypes]
     starts = list(accumulate((-(-size // LINE_BYTES) * LINE_BYTES for size in sizes), initial=0))
     memory = allocate((starts[-1],), _BYTE)
@@ -93,7 +99,7 @@ def expect(windows: int, counts: int) -> None:
 def _is_kept(size: int) -> bool:
     """Tell whether a result of so many bytes leaves its memory to the next."""
     global _sizes
-    if size < REPEATED_BYTES or not hasattr(mmap, "MADV_FREE"):
+    if size < REPEATED_BYTES or not MADV_FREE:
         return False
     comes_again = size in _sizes
     _sizes = (size, *_sizes[: SIZES - 1])
@@ -124,26 +130,22 @@ def _map(size: int) -> mmap.mmap | None:
     return block
 
 
-class _Owner:
-    """What an array of a block refers to: gives the block back when the last such array is gone."""
+class _Owner(np.ndarray[Any, Any]):
+    """What arrays of a block are views of: gives the block, its base, back when the last of them is gone."""
 
-    def __init__(self, block: mmap.mmap, size: int) -> None:
-        self.block, self.kept = block, _kept
-        address = address_of(np.frombuffer(block, dtype=np.uint8, count=1))
-        first = -address % HUGE_BYTES
-        pages = (len(block) - first) // HUGE_BYTES if len(block) >= KEPT_BYTES else 0
-        self.free = (first, pages * HUGE_BYTES) if pages > 0 else None
-        self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
+    kept: deque[mmap.mmap]
 
-    def __del__(self, advice: int = getattr(mmap, "MADV_FREE", 0)) -> None:
+    def __del__(self, advice: int = MADV_FREE) -> None:
         try:
             if self.kept is not _kept:
                 return
-            if self.free:
-                self.block.madvise(advice, *self.free)
+            block, first = cast(mmap.mmap, self.base), -address_of(self) % HUGE_BYTES
+            pages = (len(block) - first) // HUGE_BYTES if len(block) >= KEPT_BYTES else 0
+            if pages > 0:
+                block.madvise(advice, first, pages * HUGE_BYTES)
         except (OSError, AttributeError):  # locked memory cannot be given back, and Ctrl-C may come before there is any
             return
-        self.kept.append(self.block)
+        self.kept.append(block)
 
 
 def _renew() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -9,11 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import address_of
 from .memory import expect
 from .pyramid import Level, Pyramid, bin_edges
 
 LEVEL_FIELDS = 8
-WINDOW_FIELDS = 2
+WINDOW_FIELDS = 6  # of a window along an axis, before the edges of its bins
 LOOKUP = 4096  # extents up to here are looked up, not divided, where windows are many
 SMALL_TABLE = 2**14  # edges: up to here a table is worth while for any number of windows
 
@@ -27,8 +29,8 @@ class Grids:
     Attributes
     ----------
     levels : ndarray of int64, shape (L, 8)
-        Finest level first: rows, columns, first bin in the result; where its edges begin in a plan's `y_edges` and in
-        its `x_edges`; the level whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
+        Finest level first: rows, columns, first bin in the result; where its edges begin along y and along x; the level
+        whose bins its own are unions of, or -1, how many of its rows, how many of its columns.
     finest : tuple of int
         The first of them.
     bins : int
@@ -57,25 +59,36 @@ class Plan:
         The map of each window; None: each map is one.
     grids : Grids
         The bins of a window.
-    y_edges, x_edges : ndarray of int32, shape (R, T)
-        Along an axis: start and stop of all bins; then for each number of bins their starts and their stops.
+    edges : ndarray of int32, shape (R or 1, T)
+        Along y, then along x: start and stop of all bins; of those of the finest level the cells of the shortest, or -1
+        where the map cuts the window off, the power of two in those, the cells of the longest, and of all; then for
+        each number of bins their starts and their stops.
+    edges_at : int
+        Address of them.
+    tall : int
+        How many of a row are along y.
     cells : int
         Of all windows.
     may_be_empty : bool
         Whether there are bins without cells.
+    room : int
+        Address of memory behind the index to order the windows in, or 0.
     """
 
     index: NDArray[np.int64] | None
     grids: Grids
-    y_edges: Edges
-    x_edges: Edges
+    edges: Edges
+    edges_at: int
+    tall: int
     cells: int
     may_be_empty: bool
+    room: int = 0
 
     def part(self, part: Any) -> Plan:
         """Plan some of the windows: of a slice, or of an array of indices."""
         index = None if self.index is None else self.index[part]
-        return replace(self, index=index, y_edges=self.y_edges[part], x_edges=self.x_edges[part])
+        edges = self.edges[part]
+        return replace(self, index=index, edges=edges, edges_at=address_of(edges), room=0)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -110,7 +123,29 @@ def make_samples(pyramid: Pyramid, index: NDArray[np.int64], windows: NDArray[np
 
 
 Nests: TypeAlias = frozenset[tuple[int, int]]  # pairs (coarse, fine) whose bins nest
-Bins: TypeAlias = tuple[Grids, Edges, Edges]  # of windows that begin at 0: along y and along x
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Bins:
+    """Where the bins of windows lie that begin at 0.
+
+    Attributes
+    ----------
+    grids : Grids
+        The bins of a window.
+    y_edges, x_edges : ndarray of int32, shape (lengths or R, T)
+        As in `Plan`, along an axis.
+    lengths : int
+        Rows of both are those of windows of 0, 1 ... cells, of so many; 0: of R windows.
+    tables : tuple of int
+        Addresses of both, `lengths`, and how long their rows are.
+    """
+
+    grids: Grids
+    y_edges: Edges
+    x_edges: Edges
+    lengths: int
+    tables: tuple[int, ...]
 
 
 def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.int64], unions: bool) -> Plan:
@@ -118,8 +153,10 @@ def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.i
 
     `unions` says whether a bin may be reduced from finer ones that overlap: true of a maximum, false of a sum.
     """
-    grids, y_edges, x_edges = _divide(pyramid.levels, pyramid.bins, heights, widths, unions)
-    return Plan(None, grids, y_edges, x_edges, int((heights * widths).sum()), pyramid.bins == "caffe")
+    bins, cells = _divide(pyramid.levels, pyramid.bins, heights, widths, unions), int((heights * widths).sum())
+    edges = np.concatenate([bins.y_edges, bins.x_edges], axis=1)
+    tall = bins.y_edges.shape[1]
+    return Plan(None, bins.grids, edges, address_of(edges), tall, cells, pyramid.bins == "caffe")
 
 
 def plan_bytes(pyramid: Pyramid) -> int:
@@ -140,47 +177,53 @@ def counts_of(levels: tuple[Level, ...]) -> tuple[tuple[int, ...], tuple[int, ..
     return rows, columns
 
 
-def bins_of(
-    levels: tuple[Level, ...],
-    rule: str,
-    heights: NDArray[np.int64],
-    widths: NDArray[np.int64],
-    longest: int,
-    unions: bool,
-) -> tuple[Bins, bool]:
-    """Divide windows that begin at 0 into bins: a row for each, or for each extent up to `longest`.
+def bins_by_extent(levels: tuple[Level, ...], rule: str, count: int, longest: int, unions: bool) -> Bins | None:
+    """Divide windows of each extent up to `longest`, and some more, if that is worth while for so many windows."""
+    if longest >= LOOKUP or longest >= max(2 * count, SMALL_TABLE // window_edges(levels)):
+        return None
+    return _bins_by_extent(levels, rule, 1 << longest.bit_length(), unions)
 
-    Returns the bins, and whether a row is that of an extent.
-    """
-    edges = window_edges(levels)
-    if longest < LOOKUP and longest < max(2 * len(heights), SMALL_TABLE // edges):
-        return _bins_by_extent(levels, rule, 1 << longest.bit_length(), unions), True
-    expect(len(heights), edges)
-    return _divide(levels, rule, heights, widths, unions), False
+
+def bins_by_window(
+    levels: tuple[Level, ...], rule: str, heights: NDArray[np.int64], widths: NDArray[np.int64], unions: bool
+) -> Bins:
+    """Divide windows of these extents."""
+    expect(len(heights), window_edges(levels))
+    return _divide(levels, rule, heights, widths, unions)
 
 
 @lru_cache(maxsize=64)
 def _bins_by_extent(levels: tuple[Level, ...], rule: str, lengths: int, unions: bool) -> Bins:
-    return _divide(levels, rule, np.arange(lengths), np.arange(lengths), unions)
+    return _divide(levels, rule, np.arange(lengths), np.arange(lengths), unions, lengths)
 
 
 def _divide(
-    levels: tuple[Level, ...], rule: str, heights: NDArray[np.int64], widths: NDArray[np.int64], unions: bool
+    levels: tuple[Level, ...],
+    rule: str,
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    unions: bool,
+    lengths: int = 0,
 ) -> Bins:
     rows, columns = counts_of(levels)
-    y_edges, y_nests = _relative(rows, rule, heights)
-    x_edges, x_nests = _relative(columns, rule, widths)
-    return grids_of(levels, y_nests, x_nests, unions), y_edges, x_edges
+    finest = max(levels, key=math.prod)
+    y_edges, y_nests = _relative(rows, rule, heights, finest[0])
+    x_edges, x_nests = _relative(columns, rule, widths, finest[1])
+    tables = address_of(y_edges), address_of(x_edges), lengths, y_edges.shape[1], x_edges.shape[1]
+    return Bins(grids_of(levels, y_nests, x_nests, unions), y_edges, x_edges, lengths, tables)
 
 
-def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64]) -> tuple[Edges, Nests]:
-    """Edges of windows that begin at 0, and which numbers of bins nest."""
+def _relative(counts: tuple[int, ...], rule: str, extents: NDArray[np.int64], finest: int) -> tuple[Edges, Nests]:
+    """Edges of windows that begin at 0, and which numbers of bins nest; `finest` is that of the finest level."""
     bins = {n: bin_edges(extents, n, rule) for n in counts}
     nests = frozenset((coarse, fine) for coarse in counts for fine in counts if _nest(bins[coarse], bins[fine]))
     parts = [part for n in counts for part in bins[n]]
     stop = np.max([part.max(axis=1, initial=0) for part in (extents[:, None], *parts)], axis=0)
-    window = [np.zeros((len(extents), 1)), stop[:, None]]
-    return np.concatenate([*window, *parts], axis=1).astype(np.int32), nests
+    cells = bins[finest][1] - bins[finest][0]
+    shortest = cells.min(axis=1)
+    power = np.frexp(np.maximum(shortest, 1))[1] - 1
+    window = np.zeros_like(stop), stop, shortest, power, cells.max(axis=1), cells.sum(axis=1)
+    return np.concatenate([np.stack(window, axis=1), *parts], axis=1).astype(np.int32), nests
 
 
 def _nest(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> bool:

@@ -204,15 +204,20 @@ def roi_pool(
     one_of("layout", layout, LAYOUTS)
     pyramid = as_pyramid(levels)
     kept, maps = take_maps(x, layout)
-    cut = cut_windows(rois, batch_index, maps, geometry, rounding)
-    results = _allocate(out, (len(cut), pyramid.output_length(maps.channels)), maps, reduction)
+    one_of("rounding", rounding, ROUNDINGS)
+    taken, where = take_rois(rois, batch_index, maps.count), as_geometry(geometry)
+    first, *more = parts = _parts(len(taken), pyramid, maps)
+    if more:  # that all windows are right is known before any is pooled
+        backend("windows").check_windows(taken, maps, where, rounding)
+    plan_windows, given = backend("windows").plan_windows, (pyramid, taken, maps, where, rounding, reduction != "avg")
+    plan = plan_windows(first, *given)
+    results = _allocate(out, (len(taken), pyramid.output_length(maps.channels)), maps, reduction)
     threads = check_workers(workers)
     targets = results if out is None else _targets(results, kept, maps)
-    for part in _parts(len(cut), pyramid, maps, results[0].nbytes):
-        plan = backend("windows").plan_windows(pyramid, cut, part, reduction != "avg")
-        parts = [target[part] for target in targets]
-        backend("launch").reduce_maps(kept, maps, plan, reduction, parts, threads)
-        del plan  # before there is another
+    for part in parts:
+        plan = plan or plan_windows(part, *given)
+        backend("launch").reduce_maps(kept, maps, plan, reduction, [target[part] for target in targets], threads)
+        plan = None  # before there is another
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
@@ -304,20 +309,14 @@ def roi_align(
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 
 
-def cut_windows(rois: Any, batch_index: Any, maps: Maps, geometry: Any, rounding: str) -> Any:
-    """Check what is asked of RoI pooling, and round the windows to cells."""
-    one_of("rounding", rounding, ROUNDINGS)
-    taken = take_rois(rois, batch_index, maps.count)
-    return backend("windows").cut_windows(taken, maps, as_geometry(geometry), rounding)
-
-
-def _parts(count: int, pyramid: Pyramid, maps: Maps, size: int) -> list[slice]:
-    """Divide windows into parts whose plans are small beside a result of `size` bytes, and that are worth a pack."""
+def _parts(count: int, pyramid: Pyramid, maps: Maps) -> list[slice]:
+    """Divide windows into parts whose plans are small beside the result, and that are worth a pack."""
     step = maps.count * maps.largest
     if count <= step:
-        return [slice(0, count)] if count else []
+        return [slice(0, count)]
+    size = count * pyramid.output_length(maps.channels) * maps.dtype.itemsize
     step = max(step, size // PARTS // plan_bytes(pyramid), 1)
-    return [slice(start, start + step) for start in range(0, count, step)]
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def plan_samples(
@@ -413,6 +412,8 @@ def _copy_back(results: list[NDArray[Any]], targets: list[NDArray[Any]]) -> list
 
 def present(results: Sequence[Any], pyramid: Pyramid, channels: int, layout: str, flatten: bool) -> Any:
     """Give the result the form asked for."""
+    if flatten and len(results) == 1:
+        return results[0]
     forms = [result if flatten else pyramid.split(result, channels, layout) for result in results]
     return forms[0] if len(forms) == 1 else tuple(forms)
 

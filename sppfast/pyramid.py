@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, islice
 from typing import Any, TypeAlias
@@ -109,15 +109,12 @@ class Pyramid:
 
     levels: tuple[Level, ...]
     bins: str
+    size: int = field(compare=False, repr=False)
 
     def __init__(self, levels: Levels, bins: str = "adaptive") -> None:
         object.__setattr__(self, "levels", _parse_levels(levels))
         object.__setattr__(self, "bins", one_of("bins", bins, BINS))
-
-    @property
-    def size(self) -> int:
-        """Number of bins of one channel, all levels together."""
-        return sum(rows * columns for rows, columns in self.levels)
+        object.__setattr__(self, "size", sum(rows * columns for rows, columns in self.levels))
 
     def output_length(self, channels: int) -> int:
         """Length of the vector that a map of `channels` channels is pooled into."""
@@ -202,8 +199,8 @@ def as_pyramid(levels: Levels, bins: str = "adaptive") -> Pyramid:
     """Build the pyramid of `levels`, or look it up where it was built before."""
     one_of("bins", bins, BINS)
     if type(levels) is int:
-        levels = (levels,)
-    if isinstance(levels, tuple) and all(type(n) is int for n in levels):  # 4.0 and True would find 4 and 1
+        return _pyramid((levels,), bins)
+    if type(levels) is tuple and {*map(type, levels)} == {int}:  # 4.0 and True would find 4 and 1
         return _pyramid(levels, bins)
     return Pyramid(levels, bins)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import is_sequence
-from .geometry import ConvGeometry, check_windows
+from .geometry import check_windows
 
 ROUNDINGS = ("sppnet", "fast_rcnn", "cells")
 
@@ -35,6 +35,9 @@ class Rois:
     windows: Windows
     numbers: NDArray[Any] | None
     source: str = "rois"
+
+    def __len__(self) -> int:
+        return len(self.windows)
 
     def check(self, maps: int) -> None:
         """Check that windows are finite and not inverted, and that there are their maps."""
@@ -111,13 +114,14 @@ def _real(name: str, value: Any) -> NDArray[Any]:
         raise ValueError(f"{name}: rows of different lengths, expected shape (R, 4) or (R, 5)") from None
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name}: dtype {array.dtype} is not supported, expected integers or floats")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _copy(name: str, value: Any) -> NDArray[Any]:
     """Copy: what is checked is what is used, whatever another thread does meanwhile."""
     try:
-        return np.asarray(value).copy()  # np.array(value) warns of an __array__ that knows no copy
+        array = value if type(value) is np.ndarray else np.asarray(value)
+        return array.copy()  # np.array(value) warns of an __array__ that knows no copy
     except (RuntimeError, TypeError) as error:  # on another device, for instance
         raise TypeError(f"{name}: cannot be taken as a NumPy array: {error}") from error
 
@@ -150,11 +154,11 @@ def check_whole_cells(windows: Windows) -> None:
 
 
 @lru_cache(maxsize=256)
-def float_steps(geometry: ConvGeometry, wide: bool) -> list[float]:
+def float_steps(stride: float, offset: float, wide: bool) -> list[float]:
     """Cells of a pixel, pixels of the offset and the largest number, in float64 if `wide`, otherwise in float32."""
     dtype = np.float64 if wide else np.float32
     largest = np.finfo(dtype).max
     with np.errstate(over="ignore", divide="ignore"):
-        scale = np.float64(1) / geometry.stride
-    steps: list[float] = np.clip([scale, geometry.offset, largest], -largest, largest).astype(dtype).tolist()
+        scale = np.float64(1) / stride
+    steps: list[float] = np.clip([scale, offset, largest], -largest, largest).astype(dtype).tolist()
     return steps

@@ -122,16 +122,17 @@ def test_bins_of_runs_are_the_bins_of_cells(rng, monkeypatch, dtype, levels, rou
         monkeypatch.setattr(order, "RUN_CELLS", run_cells)
         return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index, mode="avg")
 
-    def choose(plan, packed_cells, choose=order.choose_runs):
-        chosen.append(choose(plan, packed_cells))
-        return chosen[-1]
+    def order_windows(*arguments, order_windows=order.order_windows):
+        found = order_windows(*arguments)
+        chosen.append(found.powers_at)
+        return found
 
-    monkeypatch.setattr(launch, "choose_runs", choose)
+    monkeypatch.setattr(launch, "order_windows", order_windows)
     by_cells = call(run_cells=10**9)
-    assert chosen == [None]
+    assert chosen == [0]
     for run_cells in (0, 1, 3, 10, 30):
         np.testing.assert_array_equal(call(run_cells), by_cells)
-    assert any(runs is not None for runs in chosen[1:])
+    assert any(chosen[1:])
 
 
 def cells_to_add_up(rng, dtype, shape, kind):
@@ -217,12 +218,12 @@ def test_pairs_are_maxima_and_indices(rng, monkeypatch, forget, dtype, layout, l
         keywords = {"rounding": rounding, "batch_index": batch_index, "layout": layout, "return_indices": True}
         return sppfast.roi_pool(maps, rois, levels, **keywords), modes[-1]
 
-    def choose(*arguments, choose=launch._choose_kernel):
-        kernel, shared = choose(*arguments)
-        modes.append(kernel.mode)
-        return kernel, shared
+    def choose(*arguments, choose=launch._choose_way):
+        way = choose(*arguments)
+        modes.append(way.kernel.mode)
+        return way
 
-    monkeypatch.setattr(launch, "_choose_kernel", choose)
+    monkeypatch.setattr(launch, "_choose_way", choose)
     singly, paired = call(2**40), call(1)
     assert (singly[1], paired[1]) == ("argmax", "paired")
     for a, b in zip(singly[0], paired[0], strict=True):
@@ -414,21 +415,23 @@ def test_maps_in_bands_are_whole_maps(rng, set_band_cells, shape, levels, layout
 
 def test_windows_are_sorted_into_blocks_that_fit(rng):
     """Bins are one or two blocks tall, and as many wide as a limit makes it, or their window is reduced by cells."""
-    from sppfast.cpu.windows import Cut, plan_windows
+    from sppfast.arrays import take_maps
+    from sppfast.cpu.windows import plan_windows
+    from sppfast.windows import take_rois
 
-    axis = [rng.integers(0, 40, 900), rng.integers(1, 60, 900), np.full(900, 70)]
-    index = np.zeros(900, dtype=np.int64)
-    cut = Cut(np.stack([*axis, *axis, index]), 60, "adaptive", inside=False)
-    plan = plan_windows(sppfast.Pyramid(7), cut, slice(None), unions=True)
+    starts = rng.integers(0, 40, 900)
+    rois = np.stack([starts, starts, *2 * [starts + rng.integers(0, 60, 900)]], axis=1)
+    _, maps = take_maps(np.empty((1, 70, 70)), "NCHW")
+    given = take_rois(rois, None, 1), maps, sppfast.ConvGeometry(1)
+    plan = plan_windows(slice(0, 900), sppfast.Pyramid(7), *given, "fast_rcnn", unions=True)
     place = plan.grids.levels[0, 3]
     found = []
     for packed_cells in range(50, 400_000, 50):  # the more they are, the fewer steps
-        powers = order.choose_powers(plan, packed_cells, across=True)
+        rows, powers = ordered(plan, packed_cells, across=True)
         if powers is None:
             break
-        rows = order.order_windows(index, 1, powers).rows
         assert (np.diff(powers[rows]) >= 0).all()
-        extents = plan.y_edges[:, place + 7 : place + 14] - plan.y_edges[:, place : place + 7]
+        extents = plan.edges[:, place + 7 : place + 14] - plan.edges[:, place : place + 7]
         blocked = powers >= 0
         assert blocked.any()
         assert not blocked.all()
@@ -440,7 +443,16 @@ def test_windows_are_sorted_into_blocks_that_fit(rng):
     assert powers is None
     assert sorted(set(found), reverse=True) == [8, 4, 2, 1]
     assert found == sorted(found, reverse=True)
-    assert order.choose_powers(plan, 100, across=False).max() % order.POWER == 0
+    assert ordered(plan, 100, across=False)[1].max() % order.POWER == 0
+
+
+def ordered(plan, packed_cells, across):
+    """Order windows of one map: their rows, and their powers, if any."""
+    count = len(plan.index)
+    found = order.order_windows(plan.index, 1, order.blocks_of(plan, packed_cells, across))
+    rows, starts, powers = np.split(found.memory[: 2 * count + 3], [count, count + 3])
+    assert starts[:2].tolist() == [0, count]
+    return rows, powers if found.powers_at else None
 
 
 def pool_maxima(*arguments, out, indices, **options):

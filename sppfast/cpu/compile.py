@@ -195,11 +195,16 @@ def _dated(function: Any) -> Any:
 
 
 def compiled_later(signature: str) -> Callable[[Any], Any]:
-    """Compile a function as `compiled` does, when it is first called."""
+    """Compile a function of a module as `compiled` does when it is first called, and put it into its place there."""
 
     def decorate(function: Any) -> Callable[..., Any]:
         found = cache(lambda: compiled(signature)(function))
-        return lambda *arguments: found()(*arguments)
+
+        def first(*arguments: Any) -> Any:
+            function.__globals__[function.__name__] = found()
+            return found()(*arguments)
+
+        return first
 
     return decorate
 

@@ -5,11 +5,17 @@ from math import ceil, floor
 from numba import boolean, float64, int64
 from numba.types import UniTuple
 
+from ..plan import WINDOW_FIELDS
 from .compile import compiled_later, routine
 from .kernels import POWER
-from .lanes import clip, load_f64, load_i32, load_i64, single, store_f64, store_i32, store_i64
+from .lanes import EDGES, clip, lay_edges, load_f64, load_i32, load_i64, single, store_f64, store_i32, store_i64
 
 SPPNET, FAST_RCNN, CELLS = range(3)
+NOTHING, BLOCKS, RUNS = range(3)  # that windows are sorted by
+HEADER = 3  # numbers before those of windows, see `plan_windows`
+WINDOW_NUMBERS = 5  # of a window
+SHORTEST = 2  # where a row of edges has the cells of the shortest bin, see `Plan`
+MOST_POWER = POWER**2 - 1
 FAR = 2.0**29  # cells: of Girshick's rounding, safe in int32 sums
 BEYOND = 2.0**40  # cells: further out than maps reach
 
@@ -80,37 +86,82 @@ def is_window(low, high):
     return low - low == 0.0 and high - high == 0.0 and low <= high
 
 
-@compiled_later(
-    "int64(int64, int64, int64, int64, int64, int64, int64, int64, float64, float64, float64, int64, int64)"
-)
-def round_windows(
-    windows, step, numbers, numbers_step, count, sides, sides_step, maps, stride, offset, largest, rule, out
-):
-    """Round windows x0, y0, x1, y1, float64, to cells.
+@routine(UniTuple(int64, 2))
+def lay_axis(row, start, size, width, place):
+    """Lay out the edges of a window along an axis, by the row of a table, as far as they lie in the map.
 
-    Writes for each axis, y first, where windows begin, their cells, and those of the map; then each one's map. Returns
-    twice as many as the most cells along an axis, and one more if all windows lie inside; below 0 it is ``-1 - i``
-    where window i is not as it should be.
+    Returns its cells, and whether bins may be empty.
     """
-    longest, inside = 0, 0 if rule == FAST_RCNN else 1
+    for j in range(0, width, EDGES):
+        some = 4 * min(j, width - EDGES)
+        lay_edges(place + some, row + some, start, size)
+    stop = start + load_i32(row, 1)
+    if start >= 0 and start < stop <= size:
+        for j in range(SHORTEST, WINDOW_FIELDS):
+            store_i32(place, j, load_i32(row, j))
+        return stop - start, 0
+    store_i32(place, SHORTEST, -1)
+    return load_i32(place, 1) - load_i32(place, 0), 1
+
+
+@compiled_later(f"int64({8 * 'int64, '}float64, float64, float64{8 * ', int64'})")
+def plan_windows(
+    windows,
+    step,
+    numbers,
+    numbers_step,
+    count,
+    sides,
+    sides_step,
+    maps,
+    stride,
+    offset,
+    largest,
+    rule,
+    y_table,
+    x_table,
+    lengths,
+    tall,
+    wide,
+    edges,
+    out,
+):
+    """Round windows x0, y0, x1, y1, float64, to cells, and lay out the edges of their bins.
+
+    The edges along an axis, `tall` or `wide` of them, are a row of its table: that of an extent below `lengths` or, if
+    this is 0, of a window; without tables none are laid out. Returns 0, or one more than a window that is not as it
+    should be. Writes the most cells of a window along an axis, the cells of all, and whether bins may be empty; then
+    the map of each window; then along y, and along x, where each begins, and its cells.
+    """
+    longest, cells, may_be_empty = 0, 0, 0
+    found = out + 8 * HEADER
     for i in range(count):
         window, number = windows + i * step, map_of(numbers, numbers_step, i, maps)
         if number < 0:
-            return -1 - i
+            return i + 1
+        store_i64(found, i, number)
+        area = 1
         for axis in range(2):
             low, high = load_f64(window, 1 - axis), load_f64(window, 3 - axis)
             if not is_window(low, high) or (rule == CELLS and not (is_whole(low) and is_whole(high))):
-                return -1 - i
+                return i + 1
             size = load_i64(sides + number * sides_step, axis)
             start, extent = round_window(low, high, size, rule, stride, offset, largest)
-            inside = inside and extent > 0
             longest = max(longest, extent)
-            place = out + 8 * (3 * axis * count + i)
-            store_i64(place, 0, start)
-            store_i64(place, count, extent)
-            store_i64(place, 2 * count, size)
-        store_i64(out, 6 * count + i, number)
-    return 2 * longest + inside
+            store_i64(found, (1 + 2 * axis) * count + i, start)
+            store_i64(found, (2 + 2 * axis) * count + i, extent)
+            if y_table and (extent < lengths or not lengths):
+                row, width = extent if lengths else i, wide if axis else tall
+                table = (x_table if axis else y_table) + 4 * row * width
+                place = edges + 4 * (i * (tall + wide) + axis * tall)
+                extent, hidden = lay_axis(table, start, size, width, place)
+                area *= extent
+                may_be_empty |= hidden
+        cells += area
+    store_i64(out, 0, longest)
+    store_i64(out, 1, cells)
+    store_i64(out, 2, may_be_empty)
+    return 0
 
 
 @compiled_later(
@@ -141,38 +192,13 @@ def scale_windows(windows, step, numbers, numbers_step, count, maps, scale, offs
     return 0
 
 
-@routine(int64)
-def lay_axis(table, by_extent, i, window, step, limited, width, place):
-    """Lay out the edges of a window along an axis, and count its cells there."""
-    start, extent, limit = load_i64(window, 0), load_i64(window + step, 0), load_i64(window + 2 * step, 0)
-    row = table + 4 * width * (extent if by_extent else i)
-    if limited:
-        for j in range(width):
-            store_i32(place, j, max(min(load_i32(row, j) + start, limit), 0))
-    else:
-        for j in range(width):
-            store_i32(place, j, load_i32(row, j) + start)
-    return load_i32(place, 1) - load_i32(place, 0)
-
-
-@compiled_later("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def lay_edges(y_table, x_table, by_extent, windows, step, limited, count, tall, wide, edges):
-    """Lay out the edges of windows along both axes: a row of each table for each extent, or window.
-
-    `windows` are as `round_windows` writes them, `step` bytes from one number to the next; the map cuts `limited` ones
-    off. `tall` and `wide` are how many edges a window has. Returns how many cells all windows have.
-    """
-    cells = 0
-    for i in range(count):
-        window, place = windows + 8 * i, edges + 4 * (tall + wide) * i
-        height = lay_axis(y_table, by_extent, i, window, step, limited, tall, place)
-        cells += height * lay_axis(x_table, by_extent, i, window + 3 * step, step, limited, wide, place + 4 * tall)
-    return cells
-
-
 @routine(UniTuple(int64, 4))
-def survey_bins(edges, n):
-    """Survey n bins along an axis: cells of the shortest, the power of two in it, cells of the longest, and of all."""
+def survey_bins(row, place, n):
+    """Survey the n bins of the finest level along an axis: what the row has of them, see `Plan`, or what is cut off."""
+    if load_i32(row, SHORTEST) >= 0:
+        first = row + 4 * SHORTEST
+        return load_i32(first, 0), load_i32(first, 1), load_i32(first, 2), load_i32(first, 3)
+    edges = row + 4 * place
     least, most, cells, power = load_i32(edges, n) - load_i32(edges, 0), 0, 0, 0
     for i in range(n):
         extent = load_i32(edges, n + i) - load_i32(edges, i)
@@ -182,7 +208,7 @@ def survey_bins(edges, n):
     return least, power, most, cells
 
 
-@compiled_later("boolean(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+@routine(boolean)
 def choose_blocks(
     y_edges, x_edges, step, y_place, rows, x_place, columns, count, cell_cost, step_cost, limit, costs, powers
 ):
@@ -196,8 +222,8 @@ def choose_blocks(
         store_i64(costs, b, 0)
     tallest, widest, least = 0, 0, 0
     for i in range(count):
-        short, tall, most, height = survey_bins(y_edges + i * step + 4 * y_place, rows)
-        narrow, wide, broad, width = survey_bins(x_edges + i * step + 4 * x_place, columns)
+        short, tall, most, height = survey_bins(y_edges + i * step, y_place, rows)
+        narrow, wide, broad, width = survey_bins(x_edges + i * step, x_place, columns)
         fits = short > 0 and narrow > 0 and most <= 2 << tall
         store_i64(powers, i, tall * POWER + wide if fits else -1)
         if fits:
@@ -219,7 +245,7 @@ def choose_blocks(
     return best >= 0
 
 
-@compiled_later("boolean(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+@routine(boolean)
 def choose_lengths(y_edges, x_edges, step, y_place, rows, x_place, columns, count, price, saved, lengths):
     """Choose how long the runs are that the bins of each window are summed from; tell whether there are any.
 
@@ -230,8 +256,8 @@ def choose_lengths(y_edges, x_edges, step, y_place, rows, x_place, columns, coun
     for length in range(longest + 1):
         store_i64(saved, length, 0)
     for i in range(count):
-        _, _, _, height = survey_bins(y_edges + i * step + 4 * y_place, rows)
-        least, _, _, _ = survey_bins(x_edges + i * step + 4 * x_place, columns)
+        _, _, _, height = survey_bins(y_edges + i * step, y_place, rows)
+        least, _, _, _ = survey_bins(x_edges + i * step, x_place, columns)
         length = min(max(least, 0), longest)
         store_i64(lengths, i, length)
         store_i64(saved, length, load_i64(saved, length) + columns * height)
@@ -265,15 +291,30 @@ def sort(keys, low, high, order, count, starts, result):
         store_i64(starts, key, place + 1)
 
 
-@compiled_later("void(int64, int64, int64, int64, int64, int64)")
-def sort_windows(index, maps, powers, most, count, out):
-    """Sort windows by the map of each and, unless `powers` is 0, within it by their powers, from -1 to `most`.
+@compiled_later(f"boolean(int64{14 * ', int64'})")
+def order_windows(
+    index, maps, count, what, y_edges, x_edges, step, y_place, rows, x_place, columns, cell_cost, step_cost, limit, out
+):
+    """Sort windows by the map of each and, if blocks or runs are asked for and pay, within it by those; tell whether.
 
-    Writes the order, then where each map's windows begin; behind them there must be room for as much again.
+    Writes the order, then where each map's windows begin, then the powers or lengths; behind them there must be room
+    for as much again.
     """
     starts = out + 8 * count
-    order = 0
-    if powers:
-        order = starts + 8 * (maps + 2)
-        sort(powers, -1, most + 1, 0, count, order + 8 * count, order)
-    sort(index, 0, maps, order, count, starts, out)
+    powers = starts + 8 * (maps + 2)
+    room = powers + 8 * count
+    edges = y_edges, x_edges, step, y_place, rows, x_place, columns, count
+    chosen = False
+    if what == BLOCKS:
+        chosen = choose_blocks(*edges, cell_cost, step_cost, limit, room, powers)
+    elif what == RUNS:
+        chosen = choose_lengths(*edges, step_cost, room, powers)
+    order = room if maps > 1 else out
+    if chosen:
+        sort(powers, -1, MOST_POWER + 1, 0, count, room + 8 * count, order)
+    if maps > 1 or not chosen:
+        sort(index, 0, maps, order if chosen else 0, count, starts, out)
+    else:
+        store_i64(starts, 0, 0)
+        store_i64(starts, 1, count)
+    return chosen

@@ -434,6 +434,24 @@ def store_i32(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     return types.void(*3 * [types.int64]), codegen
 
 
+EDGES = 8  # of a window along an axis, at least
+
+
+@intrinsic
+def lay_edges(typingctx: Any, place: Any, row: Any, start: Any, size: Any) -> Any:
+    """Store edges of a window: those of a row of a table, shifted by where it begins, and limited to the map."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        edges = _load(builder, args[1], ir.VectorType(I32, EDGES))
+        start, size = (_splat(builder, builder.trunc(value, I32), EDGES) for value in args[2:])
+        edges, none = builder.add(edges, start), ir.Constant(edges.type, None)
+        edges = builder.select(builder.icmp_signed("<", edges, size), edges, size)
+        _store(builder, args[0], builder.select(builder.icmp_signed(">", edges, none), edges, none))
+        return context.get_dummy_value()
+
+    return types.void(*4 * [types.int64]), codegen
+
+
 @intrinsic
 def store_f64(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     """Store a number in a table."""

@@ -23,7 +23,7 @@ from . import kernels, threads
 from .compile import c_function, digest
 from .kernels import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from .lanes import Reduction
-from .order import Order, choose_powers, choose_runs, order_windows
+from .order import Order, blocks_of, order_windows, runs_of
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
@@ -182,12 +182,13 @@ def map_fields(maps: Maps) -> dict[int, int]:
 
 def edge_fields(plan: Plan) -> dict[int, int]:
     """Describe the bins of all windows to a kernel."""
-    many = len(plan.y_edges) > 1
+    edges = plan.edges_at
+    step = plan.edges.strides[0] if len(plan.edges) > 1 else 0
     return {
-        kernels.Y_EDGES_AT: address_of(plan.y_edges),
-        kernels.Y_EDGES_STEP: plan.y_edges.strides[0] if many else 0,
-        kernels.X_EDGES_AT: address_of(plan.x_edges),
-        kernels.X_EDGES_STEP: plan.x_edges.strides[0] if many else 0,
+        kernels.Y_EDGES_AT: edges,
+        kernels.Y_EDGES_STEP: step,
+        kernels.X_EDGES_AT: edges + 4 * plan.tall,
+        kernels.X_EDGES_STEP: step,
     }
 
 
@@ -213,52 +214,71 @@ def _count_workers(workers: int | None, launch: Launch) -> int:
     return min(workers or cores, launch.tasks, WORKERS_PER_CORE * cores)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Way:
+    """One of the ways to pool windows: with a kernel, where they have cells enough."""
+
+    kernel: Kernel
+    name: str
+    map_cells: int = 0  # of the windows of a map, at least
+    window_cells: int = 0  # of a window, at least, as a mean
+    group: int = 0  # channels of a task, unless all windows are reduced by rows
+    has_room: bool = False  # for a second tile
+
+
 @remembered
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
     kernel = _kernel(maps, mode, is_narrow(maps))
-    way = ROWS_WAY if maps.largest >= _rows_from(maps, plan.grids, kernel) else PARTS_WAY
-    return _prepare(maps, plan, None, kernel, way, _divide(maps, plan, kernel, way), 0)
+    name = ROWS_WAY if maps.largest >= _rows_from(maps, plan.grids, kernel) else PARTS_WAY
+    return _prepare(maps, plan, None, Way(kernel, name), _divide_maps(maps, plan, kernel, name), 0)
 
 
 def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
     index = plan.index
     assert index is not None
-    kernel, shared = _choose_kernel(maps, mode, index, plan.cells)
-    if shared:
-        way = SHARED_WAY
-    elif kernel.is_sum:  # the kernel sees to each window
-        way = ROWS_WAY if maps.largest >= _sums_by_rows_from(maps) else PARTS_WAY
-    else:
-        way = ROWS_WAY if plan.cells // len(index) >= _rows_from(maps, plan.grids, kernel) else PARTS_WAY
-    work = _divide(maps, plan, kernel, way)
-    powers, packed, has_room = None, maps.count * work.chunks * maps.largest, _has_room(maps, kernel)
-    areas_bytes = 0
-    if shared and kernel.mode in kernels.BLOCK_MODES:
-        powers = choose_powers(plan, packed, has_room)
-    elif shared and kernel.is_sum and maps.widest <= kernels.SUM_CELLS:
-        areas_bytes = _areas_bytes(maps, kernel, plan.cells // packed)
-        powers = choose_runs(plan, packed) if has_room else None
-    return _prepare(maps, plan, order_windows(index, maps.count, powers), kernel, way, work, areas_bytes)
+    way = _choose_way(maps, plan, mode)
+    kernel, work = way.kernel, _divide_windows(maps, plan, way)
+    choice, packed, areas_bytes = None, maps.count * work.chunks * maps.largest, 0
+    if way.name == SHARED_WAY:
+        if kernel.mode in kernels.BLOCK_MODES:
+            choice = blocks_of(plan, packed, way.has_room)
+        elif kernel.is_sum and maps.widest <= kernels.SUM_CELLS:
+            areas_bytes = _areas_bytes(maps, kernel, plan.cells // packed)
+            choice = runs_of(plan, packed) if way.has_room else None
+    return _prepare(maps, plan, order_windows(index, maps.count, choice, plan.room), way, work, areas_bytes)
 
 
-def _choose_kernel(maps: Maps, mode: str, index: NDArray[np.int64], cells: int) -> tuple[Kernel, bool]:
-    """Choose a kernel as `choose_lanes` does, for maxima and indices one of pairs where windows share the map often."""
-    if mode == "argmax" and maps.dtype.itemsize <= 4:
-        kernel, shared = choose_lanes(maps, "paired", index, cells)
-        if shared:
-            return kernel, True
-    return choose_lanes(maps, mode, index, cells)
+def _choose_way(maps: Maps, plan: Plan, mode: str) -> Way:
+    """Choose the first way for which windows have cells enough."""
+    assert plan.index is not None
+    cells, used, windows = plan.cells, _count_used(maps, plan.index), len(plan.index)
+    *ways, last = _ways(maps, plan.grids, mode)
+    for way in ways:
+        if cells >= used * way.map_cells and cells >= windows * way.window_cells:
+            return way
+    return last
+
+
+@remembered
+def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
+    """List the ways to pool windows: maps packed once, as pairs of a key and an index too, rows, parts."""
+    ways = []
+    for own_mode in ["paired", mode] if mode == "argmax" and maps.dtype.itemsize <= 4 else [mode]:
+        kernel, least, apart = _lanes(maps, own_mode, kernels.build)
+        if kernel is not None:
+            has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
+            ways.append(Way(kernel, SHARED_WAY, least, 0, kernel.lanes, has_room))
+    if not apart.is_sum:
+        ways.append(Way(apart, ROWS_WAY, 0, _rows_from(maps, grids, apart), apart.lanes))
+    elif maps.largest >= _sums_by_rows_from(maps):  # the kernel sees to each window
+        ways.append(Way(apart, ROWS_WAY, 0, 0, apart.lanes))
+    return [*ways, Way(apart, PARTS_WAY, 0, 0, _group_channels(maps, apart, PARTS_WAY, False, 1))]
 
 
 def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     """Count the cells that a band of a map has at least."""
     size = max(BAND_BYTES, BAND_SHARE * (grids.bins + SPILL) * kernel.bin_bytes)
     return size * (SUMMED_BAND if kernel.is_sum else 1) // maps.dtype.itemsize
-
-
-def _has_room(maps: Maps, kernel: Kernel) -> bool:
-    """Tell whether a near cache has room for a second tile: of blocks that are wider than cells, or of sums of runs."""
-    return maps.largest * kernel.bin_bytes <= SECOND_BYTES
 
 
 def _areas_bytes(maps: Maps, kernel: Kernel, times: int) -> int:
@@ -318,8 +338,12 @@ def choose_lanes(
 ) -> tuple[Kernel, bool]:
     """Choose a kernel, and whether it packs a map once for all of its windows, or their `cells` for each by itself."""
     shared, least, apart = _lanes(maps, mode, build)
-    used = 1 if maps.count == 1 else np.count_nonzero(np.bincount(index))
-    return (shared, True) if shared is not None and cells >= used * least else (apart, False)
+    return (shared, True) if shared is not None and cells >= _count_used(maps, index) * least else (apart, False)
+
+
+def _count_used(maps: Maps, index: NDArray[np.int64]) -> int:
+    """Count the maps that have windows."""
+    return 1 if maps.count == 1 else int(np.count_nonzero(np.bincount(index)))
 
 
 @remembered
@@ -370,7 +394,6 @@ class Division:
 
     results: int
     group: int  # channels of a task
-    blocks: int  # of so many channels
     chunks: int  # of a map's windows
     bands: int  # of a map's rows, where it is a window
     apart: bool  # whether they are tasks of their own
@@ -378,22 +401,31 @@ class Division:
     parallel: bool
 
 
-def _divide(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
-    """Divide the work into tasks."""
-    grids, windows = plan.grids, maps.count if plan.index is None else len(plan.index)
-    results = maps.channels * grids.bins * windows
+def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
+    """Divide the work of whole maps into tasks."""
+    results = maps.count * maps.channels * plan.grids.bins
     parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
-    most = maps.largest // _band_cells(maps, grids, kernel) if plan.index is None else 0
+    most = maps.largest // _band_cells(maps, plan.grids, kernel)
     by_rows = way == ROWS_WAY and parallel and _all_by_rows(maps, plan, kernel)
     group = _group_channels(maps, kernel, way, by_rows, max(most, 1))
-    blocks = -(-maps.channels // group)
-    chunks = count_chunks(windows, maps.count * blocks) if plan.index is not None and parallel else 1
-    tasks = maps.count * blocks * chunks
+    tasks = maps.count * -(-maps.channels // group)
     bands = min(most, -(-_enough_tasks() // tasks)) if most > 1 and not maps.ragged else 1
     apart = bands > 1
     if kernel.is_sum:  # the order in which a sum is added up is the map's own affair
         bands = max(most, 1)
-    return Division(results, group, blocks, chunks, bands, apart, tasks * bands if apart else tasks, parallel)
+    return Division(results, group, 1, bands, apart, tasks * bands if apart else tasks, parallel)
+
+
+def _divide_windows(maps: Maps, plan: Plan, way: Way) -> Division:
+    """Divide the work of windows into tasks."""
+    windows, group = len(plan.edges), way.group
+    results = maps.channels * plan.grids.bins * windows
+    parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
+    if way.name == ROWS_WAY and parallel and _all_by_rows(maps, plan, way.kernel):
+        group = _group_channels(maps, way.kernel, way.name, True, 1)
+    tasks = maps.count * -(-maps.channels // group)
+    chunks = count_chunks(windows, tasks) if parallel else 1
+    return Division(results, group, chunks, 1, False, tasks * chunks, parallel)
 
 
 def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
@@ -405,7 +437,8 @@ def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
     if plan.index is None:
         cells = maps.heights * maps.widths
     else:
-        cells = np.prod([edges[:, 1] - edges[:, 0] for edges in (plan.y_edges, plan.x_edges)], axis=0)
+        stops, starts = (plan.edges[:, [i, plan.tall + i]] for i in (1, 0))
+        cells = (stops - starts).prod(axis=1, dtype=np.int64)
     return bool(cells.min() >= _row_cells(plan.grids, kernel))
 
 
@@ -422,14 +455,13 @@ def _group_channels(maps: Maps, kernel: Kernel, way: str, by_rows: bool, bands: 
     return group
 
 
-def _prepare(
-    maps: Maps, plan: Plan, order: Order | None, kernel: Kernel, way: str, work: Division, areas_bytes: int
-) -> Launch:
+def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Division, areas_bytes: int) -> Launch:
     """Lay out the descriptor."""
-    second = order is not None and order.powers is not None and _has_room(maps, kernel)
+    kernel, name = way.kernel, way.name
+    second = way.has_room and order is not None and order.powers_at
     second_bytes = max(areas_bytes, maps.largest * kernel.bin_bytes if second else 0)
-    stream, places = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, way == SHARED_WAY)
-    address, laid_out, step = _lay_out(maps, plan.grids, kernel, way, work.group, work.bands, second_bytes, places)
+    stream, places = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, name == SHARED_WAY)
+    address, laid_out, step = _lay_out(maps, plan.grids, kernel, name, work.group, work.bands, second_bytes, places)
     fields = laid_out[:]
     set_fields(fields, edge_fields(plan))
     fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
@@ -438,8 +470,8 @@ def _prepare(
     fields[kernels.STREAM] = stream
     if order is not None:
         fields[kernels.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if kernel.is_sum else 0
-        fields[kernels.STARTS_AT], fields[kernels.ROWS_AT] = address_of(order.starts), address_of(order.rows)
-        fields[kernels.POWERS_AT] = 0 if order.powers is None else address_of(order.powers)
+        fields[kernels.ROWS_AT], fields[kernels.STARTS_AT] = order.rows_at, order.starts_at
+        fields[kernels.POWERS_AT] = order.powers_at
     bands = work.bands if work.apart else 0
     bands_bytes = work.tasks * fields[kernels.BANDS_STEP] if bands else 0
     return Launch(address, fields, work.tasks, work.parallel, step, order, bands, bands_bytes)

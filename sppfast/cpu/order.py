@@ -8,8 +8,8 @@ blocks, and those across are needed again after each one down: so b is limited w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from ..arrays import address_of
 from ..plan import Plan
 from . import counting
+from .counting import BLOCKS, MOST_POWER, NOTHING, RUNS
 from .kernels import COLUMNS, POWER, ROWS, X_EDGES, Y_EDGES
 
 CELL_BLOCKS = 2  # a cell that is reduced by itself costs as much as so many blocks
 STEP_BLOCKS = 4  # to widen a cell of the tile by a step, as so many
 RUN_CELLS = 3  # to make a run longer by a cell costs as much as adding so many
-MOST_POWER = POWER**2 - 1
+NO_CHOICE = NOTHING, *10 * [0]
+
+Choice: TypeAlias = tuple[int, ...]  # what `counting.order_windows` is to choose from, and by which bins and prices
 
 
 @dataclass(eq=False, slots=True)
@@ -31,56 +34,64 @@ class Order:
 
     Attributes
     ----------
-    rows : ndarray of int64, shape (R,)
-        Their rows in the result and in the plan.
-    starts : ndarray of int64
-        Where each of N maps' begin, and where the last ones end.
-    powers : ndarray of int64, shape (R,), or None
-        ``a * POWER + b`` of each row, -1 where bins are empty or differ too much in height; of means the length of
-        runs, or 0; none: reduce cell by cell.
+    memory : ndarray of int64
+        What has the following, one after the other.
+    rows_at : int
+        Address of R rows, of each window in the result and in the plan.
+    starts_at : int
+        Of where each of N maps' begin, and where the last ones end.
+    powers_at : int
+        Of ``a * POWER + b`` of each window, -1 where bins are empty or differ too much in height; of means of the
+        length of runs, or 0; 0: reduce cell by cell.
     """
 
-    rows: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    powers: NDArray[np.int64] | None
+    memory: NDArray[np.int64]
+    rows_at: int
+    starts_at: int
+    powers_at: int = 0
 
 
-def order_windows(index: NDArray[np.int64], maps: int, powers: NDArray[np.int64] | None = None) -> Order:
-    """Order windows by the map that each belongs to and then by their powers; otherwise they stay as they are."""
+def order_room(count: int, maps: int) -> int:
+    """Count the integers that it takes to order windows."""
+    return 3 * count + maps + MOST_POWER + 6
+
+
+def order_windows(index: NDArray[np.int64], maps: int, choice: Choice | None = None, room: int = 0) -> Order:
+    """Order windows by the map that each belongs to and then by what is chosen; otherwise they stay as they are.
+
+    `room` is as in `Plan`.
+    """
     count = len(index)
-    if powers is None and maps == 1:
-        return Order(np.arange(count), np.array([0, count]), None)
-    more = 0 if powers is None else count + MOST_POWER + 4
-    memory = np.empty(count + maps + 2 + more, dtype=np.int64)
-    keys = address_of(index), maps, 0 if powers is None else address_of(powers), MOST_POWER
-    counting.sort_windows(*keys, count, address_of(memory))
-    return Order(memory[:count], memory[count:], powers)
+    if choice is None and maps == 1:
+        memory = np.arange(count + 2)
+        memory[count:] = 0, count
+        return Order(memory, address_of(memory), address_of(memory) + 8 * count)
+    memory = index if room else np.empty(order_room(count, maps), dtype=np.int64)
+    rows = room or address_of(memory)
+    starts = rows + 8 * count
+    is_chosen = counting.order_windows(address_of(index), maps, count, *(choice or NO_CHOICE), rows)
+    return Order(memory, rows, starts, starts + 8 * (maps + 2) if is_chosen else 0)
 
 
-def choose_powers(plan: Plan, packed_cells: int, across: bool) -> NDArray[np.int64] | None:
+def blocks_of(plan: Plan, packed_cells: int, across: bool) -> Choice | None:
     """Choose blocks, as in `Order`; `packed_cells` is how many cells are packed, and widened, down or `across`, too."""
     if plan.grids.apart > 1:  # levels that are not joined from the finest
         return None
-    prices = CELL_BLOCKS, STEP_BLOCKS * packed_cells
-    return _choose(counting.choose_blocks, plan, POWER, *prices, POWER - 1 if across else 0)
+    return BLOCKS, *_finest(plan), CELL_BLOCKS, STEP_BLOCKS * packed_cells, POWER - 1 if across else 0
 
 
-def choose_runs(plan: Plan, packed_cells: int) -> NDArray[np.int64] | None:
+def runs_of(plan: Plan, packed_cells: int) -> Choice | None:
     """Choose how long the runs are that each window's bins are summed from, as in `Order`.
 
     A run is the sum of neighbouring cells, in a tile of its own: no longer than the narrowest bin of a window, and
-    longer by a cell only where that saves more additions than it takes; `packed_cells` as in `choose_powers`.
+    longer by a cell only where that saves more additions than it takes; `packed_cells` as in `blocks_of`.
     """
     if len(plan.grids.levels) > 1:  # of more the patches are summed
         return None
-    return _choose(counting.choose_lengths, plan, MOST_POWER + 1, RUN_CELLS * packed_cells)
+    return RUNS, *_finest(plan), 0, RUN_CELLS * packed_cells, 0
 
 
-def _choose(choose: Callable[..., bool], plan: Plan, room: int, *prices: int) -> NDArray[np.int64] | None:
-    """Choose by the bins of the finest level, with room for so many costs."""
-    base, count = plan.grids.finest, len(plan.y_edges)
-    memory = np.empty(count + room, dtype=np.int64)
-    chosen, costs = address_of(memory), address_of(memory) + 8 * count
-    edges = address_of(plan.y_edges), address_of(plan.x_edges), plan.y_edges.strides[0]
-    places = base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]
-    return memory[:count] if choose(*edges, *places, count, *prices, costs, chosen) else None
+def _finest(plan: Plan) -> tuple[int, ...]:
+    """Where the edges of the bins of the finest level are, and how many."""
+    base, edges = plan.grids.finest, plan.edges_at
+    return edges, edges + 4 * plan.tall, plan.edges.strides[0], base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]

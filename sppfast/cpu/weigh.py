@@ -274,7 +274,7 @@ def _run(
     order = order_windows(index, maps.count)
     step = -(-scratch // LINE_BYTES) * LINE_BYTES
     values = table.fields[:] if table else fill_fields({})
-    places = {kernels.STARTS_AT: address_of(order.starts), kernels.ROWS_AT: address_of(order.rows)}
+    places = {kernels.ROWS_AT: order.rows_at, kernels.STARTS_AT: order.starts_at}
     set_fields(values, fields | places | {kernels.SCRATCH_STEP: step})
     launch = Launch(kernel.address(), values, tasks, parallel, step, order)
     run(launch, launch.fields, workers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,14 @@ from numpy.typing import NDArray
 
 from ..arrays import Maps, address_of
 from ..geometry import ConvGeometry
-from ..plan import Plan, bins_of
+from ..plan import Bins, Plan, bins_by_extent, bins_by_window, window_edges
 from ..pyramid import Pyramid
 from ..windows import Rois, check_whole_cells, float_steps
 from . import counting
+from .counting import HEADER, WINDOW_NUMBERS
+from .order import order_room
 
-SIDES = 1, 6  # where a map's height and width are in its row of the table of maps, and how long the row is
+FIRST_SIDE = 1  # where a map's height, and then its width, is in its row of the table of maps
 # By rounding: its number, and the rule by which windows are then divided into bins.
 RULES = {
     "sppnet": (counting.SPPNET, "adaptive"),
@@ -23,73 +24,80 @@ RULES = {
     "cells": (counting.CELLS, "adaptive"),
 }
 LARGEST = float(np.finfo(np.float64).max)
+NO_TABLES = 0, 0, 0, 0, 0
 VERY_FAR = 2.0**100  # cells: exact in float32, with room for sums and products
 
 
-@dataclass(eq=False, slots=True)
-class Cut:
-    """R windows in cells of their maps.
-
-    Attributes
-    ----------
-    cells : ndarray of int64, shape (7, R)
-        Along y where a window begins, its cells, and the cells of its map; the same along x; its map.
-    longest : int
-        No window has more cells along an axis.
-    rule : str
-        How the cells are divided into bins, see `bin_edges`.
-    inside : bool
-        Whether all windows are known to lie inside their maps; what lies outside is cut off, from the bins.
-    """
-
-    cells: NDArray[np.int64]
-    longest: int
-    rule: str
-    inside: bool
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def index(self) -> NDArray[np.int64]:
-        """The map of each window."""
-        index: NDArray[np.int64] = self.cells[6]
-        return index
+def plan_windows(
+    part: slice, pyramid: Pyramid, rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str, unions: bool
+) -> Plan:
+    """Check some windows, round them to cells, and lay out their tables; `unions` as in `plan_maps`."""
+    levels, count = pyramid.levels, part.stop - part.start
+    room = HEADER + WINDOW_NUMBERS * count
+    numbers = np.empty(room + order_room(count, maps.count), dtype=np.int64)
+    edges = np.empty((count, window_edges(levels)), dtype=np.int32)
+    rule, division = RULES[rounding]
+    edges_at = address_of(edges)
+    given = rois, part, _sides(maps), maps.count, geometry, rule, numbers, edges_at
+    bins = bins_by_extent(levels, division, count, maps.longest + 1, unions)
+    longest, cells, may_be_empty = _round(*given, bins)
+    if bins is None or longest >= bins.lengths:
+        heights, widths = numbers[HEADER:room].reshape(WINDOW_NUMBERS, count)[2::2]
+        bins = bins_by_extent(levels, division, count, longest, unions)
+        bins = bins or bins_by_window(levels, division, heights, widths, unions)
+        _, cells, may_be_empty = _round(*given, bins)
+    index, room_at = numbers[HEADER : HEADER + count], address_of(numbers) + 8 * room
+    return Plan(index, bins.grids, edges, edges_at, bins.y_edges.shape[1], cells, may_be_empty > 0, room_at)
 
 
-def cut_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> Cut:
-    """Check windows and round them to cells."""
-    field, fields = SIDES
-    sides = maps.address + 8 * field, 8 * fields if maps.ragged else 0
-    number, rule = RULES[rounding]
-    cells, longest, inside = _round(rois, sides, maps.count, geometry, number)
-    return Cut(cells, longest, rule, inside)
+def check_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> None:
+    """Check all windows."""
+    rule, _ = RULES[rounding]
+    every = slice(0, len(rois))
+    numbers = np.empty(HEADER + WINDOW_NUMBERS * len(rois), dtype=np.int64)
+    _round(rois, every, _sides(maps), maps.count, geometry, rule, numbers)
 
 
 def sppnet_cells(windows: NDArray[np.float64], height: int, width: int, geometry: ConvGeometry) -> NDArray[np.int64]:
     """Windows x0, y0, x1, y1 in half-open cells of a map, by the paper's appendix A.1."""
-    sides = np.array([height, width], dtype=np.int64)
-    cells, *_ = _round(Rois(np.ascontiguousarray(windows), None), (address_of(sides), 0), 1, geometry, counting.SPPNET)
-    y, rows, _, x, columns = cells[:5]
+    sides, count = np.array([height, width], dtype=np.int64), len(windows)
+    rois, every = Rois(np.ascontiguousarray(windows), None), slice(0, count)
+    numbers = np.empty(HEADER + WINDOW_NUMBERS * count, dtype=np.int64)
+    _round(rois, every, (address_of(sides), 0), 1, geometry, counting.SPPNET, numbers)
+    y, rows, x, columns = numbers[HEADER + count :].reshape(4, count)
     return np.stack([x, y, x + columns, y + rows], axis=1)
 
 
+def _sides(maps: Maps) -> tuple[int, int]:
+    """Where the heights and widths of maps are, and bytes from one map's to the next's."""
+    return maps.address + 8 * FIRST_SIDE, maps.table.strides[0] if maps.ragged else 0
+
+
 def _round(
-    rois: Rois, sides: tuple[int, int], maps: int, geometry: ConvGeometry, rule: int
-) -> tuple[NDArray[np.int64], int, bool]:
-    """Round windows: see `Cut` for what is returned."""
-    count = len(rois.windows)
-    windows, numbers = _float64(rois.windows), None if rois.numbers is None else _float64(rois.numbers)
-    steps = float_steps(geometry, False) if rule == counting.FAST_RCNN else (geometry.stride, geometry.offset, LARGEST)
-    cells = np.empty((7, count), dtype=np.int64)
-    found = counting.round_windows(
-        *_place(windows), *_place(numbers), count, *sides, maps, *steps, rule, address_of(cells)
-    )
-    if found < 0:
+    rois: Rois,
+    part: slice,
+    sides: tuple[int, int],
+    maps: int,
+    geometry: ConvGeometry,
+    rule: int,
+    numbers: NDArray[np.int64],
+    edges_at: int = 0,
+    bins: Bins | None = None,
+) -> list[int]:
+    """Round some windows, and lay out the edges of their bins: see `counting.plan_windows` for what is returned."""
+    windows, index = _float64(rois.windows[part]), None if rois.numbers is None else _float64(rois.numbers[part])
+    steps = [geometry.stride, geometry.offset, LARGEST]
+    if rule == counting.FAST_RCNN:
+        steps = float_steps(geometry.stride, geometry.offset, False)
+    tables = NO_TABLES if bins is None else bins.tables
+    given = *_place(windows), *_place(index), len(windows), *sides, maps, *steps, rule, *tables
+    wrong = counting.plan_windows(*given, edges_at, address_of(numbers))
+    if wrong:
         rois.check(maps)
         check_whole_cells(rois.windows)
-        raise _not_a_window(rois, -found - 1)
-    return cells, found // 2, found % 2 == 1
+        raise _not_a_window(rois, part.start + wrong - 1)
+    found: list[int] = numbers[:HEADER].tolist()
+    return found
 
 
 def _not_a_window(rois: Rois, i: int) -> ValueError:
@@ -100,10 +108,11 @@ def scale_windows(
     rois: Rois, maps: Maps, geometry: ConvGeometry, aligned: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Check windows and scale them to cells for RoI align, see `Samples`, with the map of each."""
-    count, wide = len(rois.windows), maps.dtype.itemsize == 8
+    count, wide = len(rois), maps.dtype.itemsize == 8
     windows, numbers = _float64(rois.windows), None if rois.numbers is None else _float64(rois.numbers)
     memory = np.empty(5 * count, dtype=np.int64)
-    places, steps = (*_place(windows), *_place(numbers), count, maps.count), float_steps(geometry, wide)
+    steps = float_steps(geometry.stride, geometry.offset, wide)
+    places = *_place(windows), *_place(numbers), count, maps.count
     found = counting.scale_windows(*places, *steps, VERY_FAR, aligned, wide, address_of(memory))
     if found:
         rois.check(maps.count)
@@ -123,16 +132,3 @@ def _float64(array: NDArray[Any]) -> NDArray[np.float64]:
 def _place(array: NDArray[np.float64] | None) -> tuple[int, int]:
     """Address, and bytes from one row to the next."""
     return (0, 0) if array is None else (address_of(array), array.strides[0])
-
-
-def plan_windows(pyramid: Pyramid, cut: Cut, part: slice, unions: bool) -> Plan:
-    """Lay out the tables for some of the windows; `unions` as in `plan_maps`."""
-    cells = cut.cells[:, part]
-    count = cells.shape[1]
-    (grids, y_table, x_table), by_extent = bins_of(pyramid.levels, cut.rule, cells[1], cells[4], cut.longest, unions)
-    tall, wide = y_table.shape[1], x_table.shape[1]
-    edges = np.empty((count, tall + wide), dtype=np.int32)
-    tables = address_of(y_table), address_of(x_table), by_extent
-    windows = address_of(cells), cells.strides[0], not cut.inside
-    total = counting.lay_edges(*tables, *windows, count, tall, wide, address_of(edges))
-    return Plan(cells[6], grids, edges[:, :tall], edges[:, tall:], total, not cut.inside)
