@@ -26,6 +26,7 @@ MAX_INDEX = 2**31 - 1
 MAX_SAMPLES = 1024
 INDEX_DTYPE = np.dtype(np.int32)
 PARTS = 24  # of a result
+LEAST_WINDOWS = 2**11  # of a part
 
 
 def pool(
@@ -315,7 +316,7 @@ def _parts(count: int, pyramid: Pyramid, maps: Maps) -> list[slice]:
     if count <= step:
         return [slice(0, count)]
     size = count * pyramid.output_length(maps.channels) * maps.dtype.itemsize
-    step = max(step, size // PARTS // plan_bytes(pyramid), 1)
+    step = max(step, size // PARTS // plan_bytes(pyramid), LEAST_WINDOWS)
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 

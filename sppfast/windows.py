@@ -43,7 +43,7 @@ class Rois:
         """Check that windows are finite and not inverted, and that there are their maps."""
         if self.numbers is not None:
             _check_numbers(self.numbers, maps, self.source)
-        check_windows(self.windows, "rois")
+        check_windows(np.ascontiguousarray(self.windows), "rois")  # see `memory.expect`
 
     @property
     def index(self) -> NDArray[np.int64]:
@@ -57,7 +57,7 @@ def parse_rois(rois: Any, batch_index: Any, maps: int) -> tuple[Windows, NDArray
     """Bring the three forms of `rois` into one, checked: windows (R, 4) and the map of each (R,)."""
     taken = take_rois(rois, batch_index, maps)
     taken.check(maps)
-    return taken.windows, taken.index
+    return np.ascontiguousarray(taken.windows), taken.index
 
 
 def take_rois(rois: Any, batch_index: Any, maps: int) -> Rois:
@@ -73,7 +73,7 @@ def take_rois(rois: Any, batch_index: Any, maps: int) -> Rois:
         return Rois(array, _take_batch_index(batch_index, len(array), maps), "batch_index")
     if batch_index is not None:
         raise ValueError("batch_index: rois of shape (R, 5) already hold the batch index, expected None")
-    return Rois(array[:, 1:].copy(), array[:, 0])  # contiguous, as the others are: see `memory.expect`
+    return Rois(array[:, 1:], array[:, 0])
 
 
 def _is_sequence_of_windows(rois: Any) -> bool:
@@ -149,6 +149,7 @@ def _take_batch_index(batch_index: Any, count: int, maps: int) -> NDArray[Any] |
 def check_whole_cells(windows: Windows) -> None:
     """Check that windows are in whole cells."""
     if windows.dtype.kind == "f":
+        windows = np.ascontiguousarray(windows)
         for i, k in np.argwhere(windows != np.floor(windows))[:1]:
             raise ValueError(f"rois[{i}]: {('x0', 'y0', 'x1', 'y1')[k]} = {windows[i, k]} is not a whole cell")
 

@@ -8,7 +8,19 @@ from numba.types import UniTuple
 from ..plan import WINDOW_FIELDS
 from .compile import compiled_later, routine
 from .kernels import POWER
-from .lanes import EDGES, clip, lay_edges, load_f64, load_i32, load_i64, single, store_f64, store_i32, store_i64
+from .lanes import (
+    EDGES,
+    clip,
+    lay_edges,
+    load_f32,
+    load_f64,
+    load_i32,
+    load_i64,
+    single,
+    store_f64,
+    store_i32,
+    store_i64,
+)
 
 SPPNET, FAST_RCNN, CELLS = range(3)
 NOTHING, BLOCKS, RUNS = range(3)  # that windows are sorted by
@@ -71,12 +83,18 @@ def is_whole(value):
     return abs(value) >= 2.0**53 or float64(int64(value)) == value
 
 
+@routine(float64)
+def load_float(row, i, size):
+    """Load a float64 of a row, or a float32 as one, by their size."""
+    return load_f64(row, i) if size == 8 else load_f32(row, i)
+
+
 @routine(int64)
-def map_of(numbers, step, i, maps):
+def map_of(numbers, step, size, i, maps):
     """Find the map of a window: the first if there are no numbers, -1 if there is no such map."""
     if not numbers:
         return 0
-    value = load_f64(numbers + i * step, 0)
+    value = load_float(numbers + i * step, 0, size)
     return int64(value) if 0.0 <= value < maps and is_whole(value) else -1
 
 
@@ -104,12 +122,14 @@ def lay_axis(row, start, size, width, place):
     return load_i32(place, 1) - load_i32(place, 0), 1
 
 
-@compiled_later(f"int64({8 * 'int64, '}float64, float64, float64{8 * ', int64'})")
+@compiled_later(f"int64({10 * 'int64, '}float64, float64, float64{8 * ', int64'})")
 def plan_windows(
     windows,
     step,
+    item,
     numbers,
     numbers_step,
+    numbers_item,
     count,
     sides,
     sides_step,
@@ -126,7 +146,10 @@ def plan_windows(
     edges,
     out,
 ):
-    """Round windows x0, y0, x1, y1, float64, to cells, and lay out the edges of their bins.
+    """Round windows x0, y0, x1, y1 to cells, and lay out the edges of their bins.
+
+    They are float64 or float32, an item of so many bytes, each a step behind the one before; so are the numbers of
+    their maps, if there are any.
 
     The edges along an axis, `tall` or `wide` of them, are a row of its table: that of an extent below `lengths` or, if
     this is 0, of a window; without tables none are laid out. Returns 0, or one more than a window that is not as it
@@ -136,13 +159,13 @@ def plan_windows(
     longest, cells, may_be_empty = 0, 0, 0
     found = out + 8 * HEADER
     for i in range(count):
-        window, number = windows + i * step, map_of(numbers, numbers_step, i, maps)
+        window, number = windows + i * step, map_of(numbers, numbers_step, numbers_item, i, maps)
         if number < 0:
             return i + 1
         store_i64(found, i, number)
         area = 1
         for axis in range(2):
-            low, high = load_f64(window, 1 - axis), load_f64(window, 3 - axis)
+            low, high = load_float(window, 1 - axis, item), load_float(window, 3 - axis, item)
             if not is_window(low, high) or (rule == CELLS and not (is_whole(low) and is_whole(high))):
                 return i + 1
             size = load_i64(sides + number * sides_step, axis)
@@ -164,23 +187,37 @@ def plan_windows(
     return 0
 
 
-@compiled_later(
-    "int64(int64, int64, int64, int64, int64, int64, float64, float64, float64, float64, int64, int64, int64)"
-)
-def scale_windows(windows, step, numbers, numbers_step, count, maps, scale, offset, largest, far, shifted, wide, out):
-    """Scale windows x0, y0, x1, y1, float64, to cells, `shifted` by half of one or at least one wide.
+@compiled_later(f"int64({8 * 'int64, '}float64, float64, float64, float64, int64, int64, int64)")
+def scale_windows(
+    windows,
+    step,
+    item,
+    numbers,
+    numbers_step,
+    numbers_item,
+    count,
+    maps,
+    scale,
+    offset,
+    largest,
+    far,
+    shifted,
+    wide,
+    out,
+):
+    """Scale windows, given as to `plan_windows`, to cells, `shifted` by half of one or at least one wide.
 
     Writes, for each window, where it begins along y and its extent, then along x, float64; behind them each one's map.
     Returns 0, or one more than a window that is not as it should be.
     """
     half = 0.5 if shifted else 0.0
     for i in range(count):
-        window, number = windows + i * step, map_of(numbers, numbers_step, i, maps)
+        window, number = windows + i * step, map_of(numbers, numbers_step, numbers_item, i, maps)
         if number < 0:
             return i + 1
         store_i64(out, 4 * count + i, number)
         for axis in range(2):
-            low, high = load_f64(window, 1 - axis), load_f64(window, 3 - axis)
+            low, high = load_float(window, 1 - axis, item), load_float(window, 3 - axis, item)
             if not is_window(low, high):
                 return i + 1
             low = scale_pixel(low, wide, scale, offset, largest, largest)

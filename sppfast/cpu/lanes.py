@@ -413,6 +413,17 @@ def load_f64(typingctx: Any, address: Any, index: Any) -> Any:
 
 
 @intrinsic
+def load_f32(typingctx: Any, address: Any, index: Any) -> Any:
+    """Load a number of a table of float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        number = _load(builder, builder.add(args[0], builder.mul(args[1], I64(4))), ir.FloatType())
+        return builder.fpext(number, F64)
+
+    return types.float64(types.int64, types.int64), codegen
+
+
+@intrinsic
 def store_i64(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     """Store an integer in a table."""
 

@@ -34,7 +34,9 @@ WAITING_BINS = 2**10  # of a window, at most, that wait in a near cache to be st
 FEW_WORKERS = 4  # to fetch the lines of a result is twice the traffic: more might wait for the memory
 WORKERS_PER_CORE = 4  # at most
 TASKS_PER_CORE = 4  # so that the last ones end together
-CHUNK_WINDOWS = 64  # of a map, at least, to make packing it again worth while
+CHUNK_WINDOWS = 64  # of a part of a map's windows, at least, where the cores have work without it
+PACK_TIMES = 8  # as long as it takes to pack the map such a part takes to be pooled, at least
+BIN_CELLS = 4  # a bin takes as long as so many cells
 SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
 PAIR_CELLS = 24  # to make a pair of a key and an index costs as much as to reduce so many cells, one after the other
@@ -197,10 +199,16 @@ def level_fields(grids: Grids) -> dict[int, int]:
     return {kernels.LEVELS_AT: address_of(grids.levels), kernels.LEVELS: len(grids.levels)}
 
 
-def count_chunks(windows: int, tasks: int) -> int:
-    """Count the parts that the windows of a map are divided into, where there are so many tasks already."""
-    wanted = -(-_enough_tasks() // tasks)
-    return max(1, min(wanted, windows // CHUNK_WINDOWS))
+def count_chunks(windows: int, tasks: int, cells: int, bins: int, packed: int) -> int:
+    """Count the parts that the windows of a map are divided into, where there are so many tasks already.
+
+    All windows have so many `cells`, and each so many `bins`; each part packs so many cells again. To keep all
+    cores at work a part may take as long as that; for more parts the bins alone must take several times as long.
+    """
+    cores, packed, bins = available_cores(), max(packed, 1), BIN_CELLS * bins * windows
+    needed = min(-(-cores // tasks), windows, (cells + bins) // packed)
+    more = min(-(-TASKS_PER_CORE * cores // tasks), windows // CHUNK_WINDOWS, bins // (PACK_TIMES * packed))
+    return max(1, needed, more)
 
 
 def _enough_tasks() -> int:
@@ -356,7 +364,8 @@ def _lanes(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Kernel | N
     apart = _kernel(maps, mode, few, build)
     for narrow in range(few, 2):
         kernel = _kernel(maps, mode, bool(narrow), build)
-        size, most = maps.largest * kernel.cell_bytes, SHARED_BYTES if narrow else min(WIDE_SHARED_BYTES, SHARED_BYTES)
+        wide = SECOND_BYTES if 2 * maps.channels <= kernel.lanes else WIDE_SHARED_BYTES  # half of them are padding
+        size, most = maps.largest * kernel.cell_bytes, SHARED_BYTES if narrow else min(wide, SHARED_BYTES)
         if size <= most and maps.largest <= kernel.most_cells:
             return kernel, _shared_from(maps, kernel), apart
     return None, MANY_CELLS, apart
@@ -418,13 +427,14 @@ def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
 
 def _divide_windows(maps: Maps, plan: Plan, way: Way) -> Division:
     """Divide the work of windows into tasks."""
-    windows, group = len(plan.edges), way.group
-    results = maps.channels * plan.grids.bins * windows
-    parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
+    windows, group, bins = len(plan.edges), way.group, plan.grids.bins
+    packed = maps.count * maps.largest if way.name == SHARED_WAY else 0
+    results = maps.channels * bins * windows
+    parallel = results + maps.channels * (packed or plan.cells) >= SERIAL_ITEMS
     if way.name == ROWS_WAY and parallel and _all_by_rows(maps, plan, way.kernel):
         group = _group_channels(maps, way.kernel, way.name, True, 1)
     tasks = maps.count * -(-maps.channels // group)
-    chunks = count_chunks(windows, tasks) if parallel else 1
+    chunks = count_chunks(windows, tasks, plan.cells, bins, packed) if parallel else 1
     return Division(results, group, chunks, 1, False, tasks * chunks, parallel)
 
 

@@ -119,7 +119,8 @@ def _align_part(
     bins = samples.grids.bins + SPILL
     parallel = target.size >= SERIAL_ITEMS
     blocks = -(-maps.channels // kernel.lanes)
-    chunks = count_chunks(len(index), maps.count * blocks) if parallel else 1
+    packed = maps.count * maps.largest if shared else 0
+    chunks = count_chunks(len(index), maps.count * blocks, table.cells, samples.grids.bins, packed) if parallel else 1
     fields = {
         kernels.BASE_AT: 0 if maps.ragged else address_of(kept),
         kernels.OUT_AT: address_of(target),

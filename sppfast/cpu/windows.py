@@ -25,6 +25,7 @@ RULES = {
 }
 LARGEST = float(np.finfo(np.float64).max)
 NO_TABLES = 0, 0, 0, 0, 0
+FLOATS = np.dtype(np.float64), np.dtype(np.float32)
 VERY_FAR = 2.0**100  # cells: exact in float32, with room for sums and products
 
 
@@ -85,7 +86,7 @@ def _round(
     bins: Bins | None = None,
 ) -> list[int]:
     """Round some windows, and lay out the edges of their bins: see `counting.plan_windows` for what is returned."""
-    windows, index = _float64(rois.windows[part]), None if rois.numbers is None else _float64(rois.numbers[part])
+    windows, index = _floats(rois.windows[part]), None if rois.numbers is None else _floats(rois.numbers[part])
     steps = [geometry.stride, geometry.offset, LARGEST]
     if rule == counting.FAST_RCNN:
         steps = float_steps(geometry.stride, geometry.offset, False)
@@ -109,7 +110,7 @@ def scale_windows(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Check windows and scale them to cells for RoI align, see `Samples`, with the map of each."""
     count, wide = len(rois), maps.dtype.itemsize == 8
-    windows, numbers = _float64(rois.windows), None if rois.numbers is None else _float64(rois.numbers)
+    windows, numbers = _floats(rois.windows), None if rois.numbers is None else _floats(rois.numbers)
     memory = np.empty(5 * count, dtype=np.int64)
     steps = float_steps(geometry.stride, geometry.offset, wide)
     places = *_place(windows), *_place(numbers), count, maps.count
@@ -120,15 +121,16 @@ def scale_windows(
     return memory[: 4 * count].view(np.float64).reshape(count, 4), memory[4 * count :]
 
 
-def _float64(array: NDArray[Any]) -> NDArray[np.float64]:
-    """Convert: what is beyond its range is at its end."""
-    if array.dtype == np.float64:
+def _floats(array: NDArray[Any]) -> NDArray[Any]:
+    """Convert to float64, unless it is float32: what is beyond its range is at its end."""
+    if array.dtype in FLOATS:
         return array
+    array = np.ascontiguousarray(array)  # see `memory.expect`
     if array.dtype.itemsize > 8:
         array = np.where(np.isfinite(array), np.clip(array, -LARGEST, LARGEST), array)
-    return array.astype(np.float64, copy=False)
+    return array.astype(np.float64)
 
 
-def _place(array: NDArray[np.float64] | None) -> tuple[int, int]:
-    """Address, and bytes from one row to the next."""
-    return (0, 0) if array is None else (address_of(array), array.strides[0])
+def _place(array: NDArray[Any] | None) -> tuple[int, int, int]:
+    """Address, and bytes from one row to the next, and from one item of a row to the next."""
+    return (0, 0, 8) if array is None else (address_of(array), array.strides[0], array.itemsize)
