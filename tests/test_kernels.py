@@ -5,6 +5,7 @@ import itertools
 
 import ml_dtypes
 import numpy as np
+import oracle
 import pytest
 from helpers import DTYPES, check_pool, check_roi_pool, dtype_of, make, make_rois
 from torture.fences import fenced
@@ -12,6 +13,7 @@ from torture.fences import fenced
 import sppfast
 from sppfast import pooling
 from sppfast.cpu import kernels, launch, order
+from sppfast.cpu import windows as cpu_windows
 
 pytestmark = pytest.mark.usefixtures("forget")
 LEVELS = [7, 13, (6, 3, 2, 1), (5, (3, 4), 2)]  # in float32, 13 bins of 7 cells reach into an 8th
@@ -313,11 +315,35 @@ def test_windows_planned_in_parts_are_windows_planned_at_once(rng, monkeypatch, 
     options = {"rounding": rounding, "batch_index": rng.integers(0, 2, 500), **options}
     maps = [x[0], x[1, :, :4, :7]] if ragged else x
     rois = windows(rng, 500, rounding)
-    monkeypatch.setattr(pooling, "PARTS", 1)
+    parts = []
+
+    def plan(part, *arguments, plan=cpu_windows.plan_windows):
+        parts.append(part)
+        return plan(part, *arguments)
+
+    monkeypatch.setattr(cpu_windows, "plan_windows", plan)
     at_once = sppfast.roi_pool(maps, rois, **options)
+    assert parts == [slice(0, 500)]
     monkeypatch.setattr(pooling, "PARTS", 10**9)
+    monkeypatch.setattr(pooling, "LEAST_WINDOWS", 1)
     for a, b in zip(np.atleast_2d(at_once), np.atleast_2d(sppfast.roi_pool(maps, rois, **options)), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert len(parts) == 1 + 7
+    with pytest.raises(ValueError, match=r"rois\[499\]"):
+        sppfast.roi_pool(maps, np.concatenate([rois[:-1], [[3, 3, 2, 4]]]), **options)
+    assert len(parts) == 1 + 7  # that is known before any is pooled
+
+
+@pytest.mark.parametrize("mode", ["max", "avg"])
+@pytest.mark.parametrize("longest", [3, 8, 9, 70, 5000])
+def test_windows_longer_than_their_map(rng, mode, longest):
+    """Fast R-CNN's, for which the table of edges of such a map may be too short, and any."""
+    x = rng.standard_normal((3, 5, 6))
+    starts = rng.integers(-longest, 6, (60, 2))
+    rois = np.concatenate([starts, starts + rng.integers(0, longest, (60, 2))], axis=1)
+    rois[0] = -longest // 2, 0, longest - longest // 2, longest
+    options = {"levels": (3, 1), "geometry": 1, "rounding": "fast_rcnn", "mode": mode}
+    np.testing.assert_allclose(sppfast.roi_pool(x, rois, **options), oracle.roi_pool(x, rois, **options), 1e-12, 1e-15)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

@@ -26,14 +26,14 @@ PATIENCE = 60  # seconds for a call
 # lines, in narrow lanes, of few windows at a time; edges without tables, memory kept.
 SETTINGS = (
     {},
-    {"SERIAL_ITEMS": 0, "CHUNK_WINDOWS": 1},
+    {"SERIAL_ITEMS": 0, "CHUNK_WINDOWS": 1, "BIN_CELLS": 10**9},
     {"SHARED_BYTES": 0, "TILE_BYTES": 400, "TASKS_PER_CORE": 0},
     {"SERIAL_ITEMS": 0, "BAND_BYTES": 8, "BAND_SHARE": 0},
     {"STREAM_BYTES": 0, "STEP_BLOCKS": 0, "SECOND_BYTES": 0},
     {"STEP_BLOCKS": 0, "ROW_CELLS": 10**9},
     {"ROW_CELLS": 1e-9, "SHARED_BYTES": 0, "BAND_BYTES": 40, "BAND_SHARE": 0},
     {"TABLE_BYTES": 500, "TABLE_WINDOWS": 1, "LANES_BYTES": 0, "NEAR_BYTES": 64},
-    {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1, "PART_BYTES": 0, "PARTS": 10**9},
+    {"WIDE_BYTES": 0, "TABLE_WINDOWS": 1, "PART_BYTES": 0, "PARTS": 10**9, "LEAST_WINDOWS": 1},
     {"LOOKUP": 0, "ALIGNED_BYTES": 0, "REPEATED_BYTES": 1, "KEPT_BYTES": 1},
 )
 FENCES = {3: "end", 17: "begin"}  # of 29 blocks, so that each setting meets both
