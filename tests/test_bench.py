@@ -216,3 +216,32 @@ def test_sweep_runs(sweep, tmp_path, monkeypatch, capsys):
     assert all(point["ms"] > 0 and point["bound_ms"] > 0 for point in curve["points"])
     assert (tmp_path / "cost-pool.png").read_bytes().startswith(b"\x89PNG")
     assert "of 4 points are marked" in capsys.readouterr().out
+
+
+# ---- the grid
+
+
+def test_grid_puts_the_least_favourable_point_first(monkeypatch, capsys):
+    script = SWEEP.with_name("grid.py")
+    if not script.exists():
+        pytest.skip("the benchmarks are not there")
+    main = runpy.run_path(str(script))["main"]
+    fields = main.__globals__
+    times = {1: 3.0, 2: 1.0, 3: 2.0}
+
+    def measure(row, device, seconds):
+        case = row.build(device)
+        assert set(case.peers) == {"openvino"}
+        ratio = times[len(case.ours())]
+        return {"row": row.name, "ms": {"sppfast": 1, "openvino": ratio}, "ratio": {"openvino": ratio}}
+
+    few = {"CHANNELS": (3,), "MAPS": ((4, 5),), "WINDOWS": tuple(times), "BINS": (2,), "measure": measure}
+    for name, value in few.items():
+        monkeypatch.setitem(fields, name, value)
+    monkeypatch.setattr(fields["peers"], "load", lambda device: None)
+    monkeypatch.setattr(sys, "argv", ["grid.py", "--least", "2"])
+    main()
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("    2 windows") and first.endswith("1.00x")
+    assert second.startswith("    3 windows")
+    assert last == "3 points: median 2.00x, slower than OpenVINO at 0"
