@@ -92,13 +92,39 @@ def test_threads_make_the_first_call(digest):
 def test_a_worker_that_does_not_come_is_not_waited_for():
     """Its core may be busy for long."""
     code = """
-    from sppfast.cpu import threads
+    from sppfast.arrays import forget
+    from sppfast.cpu import launch, threads
     want = work()
+    launch.SERIAL_ITEMS = 0
+    forget()
     crew = threads.crew = threads.Crew()
     crew._wake[1], crew._fields[threads.READY] = threads._new_lock(), 1  # one without a thread
-    print(work() == want)
+    crew._started.append(threads.threading.Lock())
+    print(work(workers=2) == want, crew._fields[threads.TASKS] > 0)
     """
-    assert run(code) == "True"
+    assert run(code) == "True True"
+
+
+def test_workers_that_begin_late_have_numbers_of_their_own():
+    """Those of one number would work in the same memory."""
+    code = """
+    import _thread, time
+    from types import SimpleNamespace
+    from sppfast.arrays import forget
+    from sppfast.cpu import launch, threads
+    def start(function, arguments):
+        return _thread.start_new_thread(lambda: (time.sleep(0.3), function(*arguments)), ())
+    want = work()
+    launch.SERIAL_ITEMS = 0
+    forget()
+    crew = threads.crew = threads.Crew()
+    threads._thread, threads.PATIENCE = SimpleNamespace(start_new_thread=start), 0
+    same = [work(workers=2) == want for _ in range(3)]
+    time.sleep(1)
+    same += [work(workers=4) == want for _ in range(20)]
+    print(all(same), len(crew._started) > 1, len(crew._started) == crew._fields[threads.READY])
+    """
+    assert run(code) == "True True True"
 
 
 def test_workers_that_come_late(rng):

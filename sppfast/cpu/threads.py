@@ -163,13 +163,12 @@ def _enter(state):
     return False
 
 
-@compiled("void(int64, int64)")
-def _serve(state, worker):
-    """Be a worker: sleep, enter, work, leave, until told to stop."""
+@compiled("void(int64)")
+def _serve(state):
+    """Be a worker, the next: sleep, enter, work, leave, until told to stop."""
     acquire, release = load_i64(state, ACQUIRE), load_i64(state, RELEASE)
+    worker = _add(state + 8 * READY, 1) + 1
     wake = load_i64(load_i64(state, WAKE_AT), worker)
-    if load_i64(state, READY) < worker:
-        _set(state + 8 * READY, worker)
     _wait(acquire, wake, WORKER_SPINS, 0)
     while load_i64(state, STOP) == 0:
         if _enter(state):
@@ -210,7 +209,7 @@ class Crew:
 
     def __init__(self) -> None:
         self.busy = threading.Lock()
-        self._started: list[tuple[int, threading.Lock]] = []  # workers, and locks that each holds until it ends
+        self._started: list[threading.Lock] = []  # locks that threads hold until they end
         self._memory = np.zeros(NEXT + LINE * (self.LIMIT + 2), dtype=np.int64)
         self._wake = np.zeros(self.LIMIT + 1, dtype=np.int64)
         skip = -self._memory.ctypes.data % (8 * LINE) // 8
@@ -236,21 +235,29 @@ class Crew:
     def _grow(self, helpers: int) -> None:
         """Start threads and see them ready; fewer do, where the system has no more or no memory for them.
 
-        `threading` waits for ever for a thread that found no memory to begin.
+        `threading` waits for ever for a thread that found no memory to begin. A thread takes its number as it begins:
+        one that is late, or of which memory ran short to tell that it was started, never has another's.
         """
-        while self._fields[READY] < helpers and not self._fields[STOP]:
-            worker = int(self._fields[READY]) + 1
+        while self._fields[READY] < helpers and not self._fields[STOP] and len(self._started) < self.LIMIT:
+            ready = self._fields[READY]
             try:
-                self._wake[worker] = self._wake[worker] or _new_lock()
+                number = len(self._started) + 1
+                self._wake[number] = self._wake[number] or _new_lock()
                 ended = threading.Lock()
                 ended.acquire()
-                _thread.start_new_thread(_live, (self._state, worker, ended))
-            except (RuntimeError, MemoryError, ctypes.ArgumentError):  # each may say that there is no memory
+                self._started.append(ended)
+                _thread.start_new_thread(_live, (self._state, ended))
+            except RuntimeError:  # there is no more
+                self._started.pop()
                 return
-            self._started.append((worker, ended))
+            except (MemoryError, ctypes.ArgumentError):  # each may say that there is no memory
+                return
             late = time.monotonic() + PATIENCE
-            while self._fields[READY] < worker:
-                if time.monotonic() > late or not ended.locked():
+            while self._fields[READY] == ready:
+                if not ended.locked():  # it found no memory to begin
+                    self._started.pop()
+                    return
+                if time.monotonic() > late:
                     return
                 time.sleep(1e-5)
 
@@ -259,18 +266,18 @@ class Crew:
         if not self.busy.acquire(timeout=1):
             return
         self._fields[STOP] = 1
-        for worker, _ in self._started:
-            _unlock_from_python(int(self._wake[worker]))
-        for _, ended in self._started:
+        for number in range(1, len(self._started) + 1):
+            _unlock_from_python(int(self._wake[number]))
+        for ended in self._started:
             ended.acquire(timeout=1)
         self._started.clear()
         self.busy.release()
 
 
-def _live(state: int, worker: int, ended: threading.Lock) -> None:
+def _live(state: int, ended: threading.Lock) -> None:
     """Be a worker, on a thread of its own."""
     try:
-        _serve(state, worker)
+        _serve(state)
     finally:
         ended.release()
 
