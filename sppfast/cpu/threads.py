@@ -239,16 +239,15 @@ class Crew:
         one that is late, or of which memory ran short to tell that it was started, never has another's.
         """
         while self._fields[READY] < helpers and not self._fields[STOP] and len(self._started) < self.LIMIT:
-            ready = self._fields[READY]
+            ready, number = self._fields[READY], len(self._started) + 1
             try:
-                number = len(self._started) + 1
                 self._wake[number] = self._wake[number] or _new_lock()
                 ended = threading.Lock()
                 ended.acquire()
                 self._started.append(ended)
                 _thread.start_new_thread(_live, (self._state, ended))
-            except RuntimeError:  # there is no more
-                self._started.pop()
+            except RuntimeError:  # there is none, or no lock
+                del self._started[number - 1 :]
                 return
             except (MemoryError, ctypes.ArgumentError):  # each may say that there is no memory
                 return
