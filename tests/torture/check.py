@@ -123,7 +123,8 @@ def difference(case, got, want, scale):
 def tolerances(case, dtype, scale):
     """What may differ: relative, absolute; 0 where all bits are the same."""
     exact = case.arguments["mode"] == "max" and not case.operator.startswith("roi_align")
-    if exact or not case.known or dtype.kind in "biu":
+    same_order = not case.known and case.operator != "roi_pool"  # it may sum maps that lie otherwise in another one
+    if exact or same_order or dtype.kind in "biu":
         return 0, 0
     if case.backward or case.operator == "roi_align":
         relative = ALIGN[dtype.name]
