@@ -6,13 +6,13 @@ BASE = $(shell git describe --tags --abbrev=0 HEAD^ 2>/dev/null || git rev-parse
 # A regular expression of what to time.
 BENCH = .
 
-.PHONY: demo test torture lint format docs bench bench-compare peers dist clean
+.PHONY: demo test torture lint format docs kernels bench bench-compare peers dist clean
 
 demo: .venv/.demo
 	$(BIN)/sppfast demo --out sppfast-demo
 
-test: lint docs
-	$(BIN)/python tests/compile_kernels.py
+test: .venv/.dev
+	$(MAKE) --jobs=2 --output-sync lint docs kernels
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 torture: .venv/.dev .venv/.release
@@ -30,6 +30,10 @@ format: .venv/.dev
 
 docs: .venv/.dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --nitpicky --keep-going docs docs/_build/html
+
+# So that the tests do not do it one by one.
+kernels: .venv/.dev
+	$(BIN)/python tests/compile_kernels.py
 
 bench: .venv/.dev
 	$(ASV) machine --yes
@@ -56,7 +60,8 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# One stamp for each extra: made again when pyproject.toml changes, otherwise nothing is installed twice.
+# One stamp for each extra: made again when pyproject.toml changes, otherwise nothing is installed twice. Most of what is
+# installed is never imported: what is, Python compiles then.
 .venv/.%: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$*]'
 	@touch $@
