@@ -12,8 +12,10 @@ from torture.fences import fenced
 
 import sppfast
 from sppfast import pooling
-from sppfast.cpu import kernels, launch, order
+from sppfast.arrays import take_maps
+from sppfast.cpu import kernels, launch, order, weigh
 from sppfast.cpu import windows as cpu_windows
+from sppfast.windows import take_rois
 
 pytestmark = pytest.mark.usefixtures("forget")
 LEVELS = [7, 13, (6, 3, 2, 1), (5, (3, 4), 2)]  # in float32, 13 bins of 7 cells reach into an 8th
@@ -441,15 +443,8 @@ def test_maps_in_bands_are_whole_maps(rng, set_band_cells, shape, levels, layout
 
 def test_windows_are_sorted_into_blocks_that_fit(rng):
     """Bins are one or two blocks tall, and as many wide as a limit makes it, or their window is reduced by cells."""
-    from sppfast.arrays import take_maps
-    from sppfast.cpu.windows import plan_windows
-    from sppfast.windows import take_rois
-
     starts = rng.integers(0, 40, 900)
-    rois = np.stack([starts, starts, *2 * [starts + rng.integers(0, 60, 900)]], axis=1)
-    _, maps = take_maps(np.empty((1, 70, 70)), "NCHW")
-    given = take_rois(rois, None, 1), maps, sppfast.ConvGeometry(1)
-    plan = plan_windows(slice(0, 900), sppfast.Pyramid(7), *given, "fast_rcnn", unions=True)
+    plan = plan_of(np.stack([starts, starts, *2 * [starts + rng.integers(0, 60, 900)]], axis=1))
     place = plan.grids.levels[0, 3]
     found = []
     for packed_cells in range(50, 400_000, 50):  # the more they are, the fewer steps
@@ -472,6 +467,14 @@ def test_windows_are_sorted_into_blocks_that_fit(rng):
     assert ordered(plan, 100, across=False)[1].max() % order.POWER == 0
 
 
+def plan_of(rois, batch_index=None, maps=1):
+    """Plan 7 x 7 bins of windows of cells of maps of 70 x 70."""
+    _, maps = take_maps(np.empty((maps, 1, 70, 70)), "NCHW")
+    taken = take_rois(rois, batch_index, maps.count)
+    every, geometry = slice(0, len(rois)), sppfast.ConvGeometry(1)
+    return cpu_windows.plan_windows(every, sppfast.Pyramid(7), taken, maps, geometry, "fast_rcnn", unions=True)
+
+
 def ordered(plan, packed_cells, across):
     """Order windows of one map: their rows, and their powers, if any."""
     count = len(plan.index)
@@ -479,6 +482,22 @@ def ordered(plan, packed_cells, across):
     rows, starts, powers = np.split(found.memory[: 2 * count + 3], [count, count + 3])
     assert starts[:2].tolist() == [0, count]
     return rows, powers if found.powers_at else None
+
+
+def test_windows_by_place(rng):
+    """By map, then by blocks, if any, then by their middles, then as they were."""
+    corners = rng.integers(0, 30, (500, 2))
+    plan = plan_of(np.hstack([corners, corners + rng.integers(0, 40, (500, 2))]), rng.integers(0, 3, 500), maps=3)
+    starts, stops = plan.edges[:, 0], plan.edges[:, 1]
+    first = order.by_place(starts, stops)
+    for choice in (None, order.blocks_of(plan, 10, across=True)):
+        found = order.order_windows(plan.index, 3, choice, first=first)
+        assert bool(found.powers_at) == bool(choice)
+        rows, _, powers = np.split(found.memory[: 2 * 500 + 5], [500, 505])
+        by = (starts + stops, powers, plan.index) if choice else (starts + stops, plan.index)
+        np.testing.assert_array_equal(rows, np.lexsort(by))
+    alone = order.order_windows(plan.index, 1, first=first)
+    np.testing.assert_array_equal(alone.memory[:500], first)
 
 
 def pool_maxima(*arguments, out, indices, **options):
@@ -495,6 +514,31 @@ def pool_means(*arguments, out, indices, **options):
 
 def align_means(*arguments, out, indices, **options):
     return sppfast.roi_align(*arguments, **options, out=out), indices
+
+
+@pytest.mark.parametrize("pool", [pool_maxima, find_maxima, pool_means, align_means])
+def test_windows_past_the_near_caches_are_pooled_by_place(rng, monkeypatch, forget, maps, pool):
+    rois, batch_index = windows(rng, 300, "sppnet"), rng.integers(0, 2, 300)
+    asked = []
+
+    def by_place(*axis):
+        asked.append(order.by_place(*axis))
+        return asked[-1]
+
+    def call(second_bytes):
+        monkeypatch.setattr(launch, "SECOND_BYTES", second_bytes)
+        forget()
+        values, indices = (np.zeros((300, 25 * maps.shape[1]), dtype) for dtype in (maps.dtype, np.int32))
+        pool(maps, rois, 5, batch_index=batch_index, out=values, indices=indices)
+        return values, indices
+
+    for module in (launch, weigh):
+        monkeypatch.setattr(module, "by_place", by_place)
+    near = call(second_bytes=60 * 80 * 256)
+    assert not asked
+    np.testing.assert_array_equal(near, call(second_bytes=0))
+    assert len(asked) == 1
+    assert (np.diff(asked[0]) < 0).any()
 
 
 @pytest.mark.parametrize("pool", [pool_maxima, find_maxima, pool_means, align_means])

@@ -328,14 +328,29 @@ def sort(keys, low, high, order, count, starts, result):
         store_i64(starts, key, place + 1)
 
 
-@compiled_later(f"boolean(int64{14 * ', int64'})")
+@compiled_later(f"boolean(int64{15 * ', int64'})")
 def order_windows(
-    index, maps, count, what, y_edges, x_edges, step, y_place, rows, x_place, columns, cell_cost, step_cost, limit, out
+    index,
+    maps,
+    count,
+    first,
+    what,
+    y_edges,
+    x_edges,
+    step,
+    y_place,
+    rows,
+    x_place,
+    columns,
+    cell_cost,
+    step_cost,
+    limit,
+    out,
 ):
     """Sort windows by the map of each and, if blocks or runs are asked for and pay, within it by those; tell whether.
 
-    Writes the order, then where each map's windows begin, then the powers or lengths; behind them there must be room
-    for as much again.
+    Otherwise they stay in the order `first`, or as they are if it is 0. Writes the order, then where each map's windows
+    begin, then the powers or lengths; behind them there must be room for as much again.
     """
     starts = out + 8 * count
     powers = starts + 8 * (maps + 2)
@@ -348,9 +363,9 @@ def order_windows(
         chosen = choose_lengths(*edges, step_cost, room, powers)
     order = room if maps > 1 else out
     if chosen:
-        sort(powers, -1, MOST_POWER + 1, 0, count, room + 8 * count, order)
+        sort(powers, -1, MOST_POWER + 1, first, count, room + 8 * count, order)
     if maps > 1 or not chosen:
-        sort(index, 0, maps, order if chosen else 0, count, starts, out)
+        sort(index, 0, maps, order if chosen else first, count, starts, out)
     else:
         store_i64(starts, 0, 0)
         store_i64(starts, 1, count)

@@ -23,7 +23,7 @@ from . import kernels, threads
 from .compile import c_function, digest
 from .kernels import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from .lanes import Reduction
-from .order import Order, blocks_of, order_windows, runs_of
+from .order import Order, blocks_of, by_place, order_windows, runs_of
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
@@ -246,14 +246,17 @@ def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
     assert index is not None
     way = _choose_way(maps, plan, mode)
     kernel, work = way.kernel, _divide_windows(maps, plan, way)
-    choice, packed, areas_bytes = None, maps.count * work.chunks * maps.largest, 0
+    choice, first, packed, areas_bytes = None, None, maps.count * work.chunks * maps.largest, 0
     if way.name == SHARED_WAY:
+        if is_far(maps, kernel):
+            first = by_place(plan.edges[:, 0], plan.edges[:, 1])
         if kernel.mode in kernels.BLOCK_MODES:
             choice = blocks_of(plan, packed, way.has_room)
         elif kernel.is_sum and maps.widest <= kernels.SUM_CELLS:
             areas_bytes = _areas_bytes(maps, kernel, plan.cells // packed)
             choice = runs_of(plan, packed) if way.has_room else None
-    return _prepare(maps, plan, order_windows(index, maps.count, choice, plan.room), way, work, areas_bytes)
+    order = order_windows(index, maps.count, choice, plan.room, first)
+    return _prepare(maps, plan, order, way, work, areas_bytes)
 
 
 def _choose_way(maps: Maps, plan: Plan, mode: str) -> Way:
@@ -347,6 +350,11 @@ def choose_lanes(
     """Choose a kernel, and whether it packs a map once for all of its windows, or their `cells` for each by itself."""
     shared, least, apart = _lanes(maps, mode, build)
     return (shared, True) if shared is not None and cells >= _count_used(maps, index) * least else (apart, False)
+
+
+def is_far(maps: Maps, kernel: Kernel) -> bool:
+    """Tell whether a tile leaves the near caches: then it pays to pool windows by place."""
+    return maps.largest * kernel.cell_bytes > SECOND_BYTES
 
 
 def _count_used(maps: Maps, index: NDArray[np.int64]) -> int:

@@ -1,4 +1,4 @@
-"""The order in which windows are pooled: by map, and where it pays by the size of their bins.
+"""The order in which windows are pooled: by map, and where it pays by the size of their bins, and by place.
 
 The maximum of an h x w bin is the maximum of overlapping blocks of 2^a x 2^b cells that cover it: of four, if a and b
 are as large as they can be. So windows are sorted by (a, b) and the tile is widened step by step: every cell then holds
@@ -9,7 +9,7 @@ blocks, and those across are needed again after each one down: so b is limited w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,20 +56,34 @@ def order_room(count: int, maps: int) -> int:
     return 3 * count + maps + MOST_POWER + 6
 
 
-def order_windows(index: NDArray[np.int64], maps: int, choice: Choice | None = None, room: int = 0) -> Order:
+def by_place(starts: NDArray[Any], stops: NDArray[Any]) -> NDArray[np.int64]:
+    """Order windows by their middles: one after the other they read cells near each other."""
+    return np.argsort(starts + stops, kind="stable")
+
+
+def order_windows(
+    index: NDArray[np.int64],
+    maps: int,
+    choice: Choice | None = None,
+    room: int = 0,
+    first: NDArray[np.int64] | None = None,
+) -> Order:
     """Order windows by the map that each belongs to and then by what is chosen; otherwise they stay as they are.
 
-    `room` is as in `Plan`.
+    `room` is as in `Plan`, `first` an order that they are brought into before.
     """
     count = len(index)
     if choice is None and maps == 1:
         memory = np.arange(count + 2)
         memory[count:] = 0, count
+        if first is not None:
+            memory[:count] = first
         return Order(memory, address_of(memory), address_of(memory) + 8 * count)
     memory = index if room else np.empty(order_room(count, maps), dtype=np.int64)
     rows = room or address_of(memory)
     starts = rows + 8 * count
-    is_chosen = counting.order_windows(address_of(index), maps, count, *(choice or NO_CHOICE), rows)
+    first_at = 0 if first is None else address_of(first)
+    is_chosen = counting.order_windows(address_of(index), maps, count, first_at, *(choice or NO_CHOICE), rows)
     return Order(memory, rows, starts, starts + 8 * (maps + 2) if is_chosen else 0)
 
 

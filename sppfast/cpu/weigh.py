@@ -22,6 +22,7 @@ from .launch import (
     count_chunks,
     edge_fields,
     fill_fields,
+    is_far,
     is_narrow,
     kernel_of,
     level_fields,
@@ -30,7 +31,7 @@ from .launch import (
     set_fields,
     stream_result,
 )
-from .order import order_windows
+from .order import Order, by_place, order_windows
 
 LANES_BYTES = 2**18  # of gradients of one channel block: up to here they lie in a near cache
 WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
@@ -134,7 +135,12 @@ def _align_part(
         kernels.BINS: bins,
     }
     scratch = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + places * kernel.result_bytes)
-    _run(kernel, maps, table, index, fields, maps.count * blocks * chunks, parallel, scratch, workers)
+    first = None
+    if shared and is_far(maps, kernel):
+        starts, extents = samples.windows[: table.count, :2].T
+        first = by_place(starts, starts + extents)
+    order = order_windows(index, maps.count, first=first)
+    _run(kernel, table, order, fields, maps.count * blocks * chunks, parallel, scratch, workers)
     return table.count
 
 
@@ -232,7 +238,7 @@ def _spread(
     if table is None:  # sums of strips, and the strips: at most as many as there are cells
         scratch += cells * (kernel.bin_bytes + 8)
     index, parallel = _index_of(plan, maps), size >= SERIAL_ITEMS
-    _run(kernel, maps, table, index, fields, maps.count * blocks, parallel, scratch, workers)
+    _run(kernel, table, order_windows(index, maps.count), fields, maps.count * blocks, parallel, scratch, workers)
 
 
 def _scatter(
@@ -257,14 +263,13 @@ def _scatter(
         kernels.OUT_AT: address_of(addresses),
     }
     parallel = grad.size + sum(target.size for target in targets) >= SERIAL_ITEMS
-    _run(kernel, maps, table, index, fields, maps.count * blocks, parallel, scratch, workers)
+    _run(kernel, table, order_windows(index, maps.count), fields, maps.count * blocks, parallel, scratch, workers)
 
 
 def _run(
     kernel: Kernel,
-    maps: Maps,
     table: Table | None,
-    index: NDArray[np.int64],
+    order: Order,
     fields: dict[int, int],
     tasks: int,
     parallel: bool,
@@ -272,7 +277,6 @@ def _run(
     workers: int | None,
 ) -> None:
     """Do the tasks of a kernel whose windows are ordered by map."""
-    order = order_windows(index, maps.count)
     step = -(-scratch // LINE_BYTES) * LINE_BYTES
     values = table.fields[:] if table else fill_fields({})
     places = {kernels.ROWS_AT: order.rows_at, kernels.STARTS_AT: order.starts_at}
