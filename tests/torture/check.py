@@ -8,6 +8,7 @@ import oracle
 from helpers import FLOATS, TOLERANCE, as_plain, largest
 
 import sppfast
+from sppfast.cpu import launch
 
 from .memory import guards_hold
 
@@ -84,7 +85,10 @@ def oracle_of(case):
 def again(case):
     """The same call with plain arrays, by one thread."""
     arguments = {name: value for name, value in case.arguments.items() if name != "out"}
-    return case.function(**arguments | {"x": native(arguments["x"]), "workers": 1})
+    # Maps too large for a tile that windows share are summed in an order that hangs on how they lie in memory.
+    as_they_lie = case.operator == "roi_pool" and arguments["mode"] == "avg" and not launch.SHARED_BYTES
+    x = arguments["x"] if as_they_lie else native(arguments["x"])
+    return case.function(**arguments | {"x": x, "workers": 1})
 
 
 def native(x):
@@ -123,8 +127,7 @@ def difference(case, got, want, scale):
 def tolerances(case, dtype, scale):
     """What may differ: relative, absolute; 0 where all bits are the same."""
     exact = case.arguments["mode"] == "max" and not case.operator.startswith("roi_align")
-    same_order = not case.known and case.operator != "roi_pool"  # it may sum maps that lie otherwise in another one
-    if exact or same_order or dtype.kind in "biu":
+    if exact or not case.known or dtype.kind in "biu":
         return 0, 0
     if case.backward or case.operator == "roi_align":
         relative = ALIGN[dtype.name]
