@@ -146,6 +146,15 @@ def cells_to_add_up(rng, dtype, shape, kind):
         numbers = np.round(99 * numbers)
     if kind == "wide range":
         numbers = np.exp(9 * numbers)
+    if kind == "rectified":  # with channels of one number, hardly any, and parts of none
+        numbers = np.maximum(numbers, 0)
+        numbers[:, 1], numbers[:, 2], numbers[:, 3:9, 5:20] = 0.1, 0.01 * (rng.random(shape[-2:]) < 0.01), 0
+    if kind in ("rectified", "halfway"):  # numbers that no unit beside the others has digits for
+        numbers = np.where(rng.random(shape) < 0.001, 1e-25, numbers)
+    if kind == "halfway":  # between two numbers are the means of many
+        numbers = rng.choice([-1, 0, 1, 1 + 2.0**-23, 3, 2.0**-30, 2.0**-80], shape)
+    if kind == "outliers":
+        numbers[:, ::3, 20, 30], numbers[0, 1::3, 7, 7] = 1e30, -3e7
     if kind == "close":  # 53 bits hold the sums of some channels, and not those of others
         numbers = rng.integers(0, 2, shape) + rng.integers(0, 2, shape) * 2.0 ** -rng.integers(30, 55, (shape[1], 1, 1))
     if np.dtype(dtype).kind in "iu":
@@ -165,22 +174,58 @@ def ranges(dtype):
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), ((2, 13), 3)], ids=str)
-@pytest.mark.parametrize("kind", ["normal", "few digits", "wide range", "close", "special"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "few digits", "wide range", "rectified", "halfway", "outliers", "close", "special"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16, "float64", "uint8", "int32", "int64"])
-def test_bins_of_areas_are_the_bins_of_cells(rng, monkeypatch, dtype, kind, levels, rounding):
-    """The same bits: where 53 bits do not hold all sums the cells are added up."""
+def test_bins_of_areas_are_the_bins_of_cells(rng, monkeypatch, forget, dtype, kind, levels, rounding):
+    """The same bits: where a table does not tell what they are the cells are added up."""
     maps = cells_to_add_up(rng, dtype, (2, 40, 50, 70), kind)
     rois, batch_index = windows(rng, 300, rounding), rng.integers(0, 2, 300)
 
     def call(area_cells):
         monkeypatch.setattr(launch, "AREA_CELLS", area_cells)
-        monkeypatch.setattr(launch, "FAR_AREA_CELLS", area_cells)
+        forget()
         return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index, mode="avg")
 
     by_cells, by_areas = call(2**40), call(0)
     assert by_areas.tobytes() == by_cells.tobytes()
     monkeypatch.setattr(launch, "SECOND_BYTES", 0)
     assert call(0).tobytes() == by_cells.tobytes()
+
+
+@pytest.mark.parametrize("levels", [1, (2, 1), ((1, 3), 2)], ids=str)
+def test_sums_that_are_close_are_not_taken_for_others(rng, monkeypatch, forget, levels):
+    """All windows of small maps, of numbers of which many means lie halfway, or all but, between two of float32."""
+    numbers = rng.choice([*-np.float32([1, 3]), *np.float32([0, 1, 1 + 2**-23, 5, 2**-24, 2**-40])], (9, 32, 7, 11))
+    tiny = np.exp2(rng.integers(-75, -20, numbers.shape)) * rng.choice([-1, 1], numbers.shape)
+    maps = np.where(rng.random(numbers.shape) < 0.05, tiny, numbers * np.exp2(rng.integers(-9, 9, (32, 1, 1))))
+    maps = maps.astype(np.float32)
+    sides = (np.stack(np.triu_indices(size + 1, 1), 1) for size in (11, 7))
+    rois = np.array([[x0, y0, x1, y1] for (x0, x1), (y0, y1) in itertools.product(*sides)])
+    results = []
+    for area_cells in (2**40, 0):
+        monkeypatch.setattr(launch, "AREA_CELLS", area_cells)
+        forget()
+        results.append(sppfast.roi_pool(maps, [rois] * 9, levels, rounding="cells", mode="avg"))
+    assert results[0].tobytes() == results[1].tobytes()
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (2, 8), (4, 4)], ids=str)
+def test_sums_that_float64_rounds_are_not_taken_from_areas(monkeypatch, forget, shape):
+    """Three small numbers are lost, one after the other, which together would lift the mean from halfway."""
+    cells = np.array(7 * [1] + 5 * [1.5] + [1.5 + 2**-20] + 3 * [2**-50], np.float32)
+    lost = np.add.accumulate(cells.astype(np.float64))[-1] / 16
+    assert np.float32(lost) == 1 < np.float32((cells[:13].astype(np.float64).sum() + 4 * 2.0**-50) / 16)
+    scales = np.exp2(np.arange(-16, 16)) * (-1) ** np.arange(32)
+    maps = (scales[:, None] * cells).reshape(32, *shape).astype(np.float32)
+    rois = np.tile([0, 0, *shape[::-1]], (50, 1))
+    monkeypatch.setattr(launch, "AREA_CELLS", 0)
+    forget()
+    means = sppfast.roi_pool(maps, rois, 1, rounding="cells", mode="avg")
+    rows = maps.astype(np.float64)
+    expected = np.add.accumulate(np.add.accumulate(rows, axis=2)[..., -1], axis=1)[:, -1] / 16
+    np.testing.assert_array_equal(means, np.tile(expected.astype(np.float32), (50, 1)))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
@@ -550,7 +595,7 @@ def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels
 
     At the beginning of a cache line or not; with areas or without.
     """
-    x = rng.integers(-99, 99, (2, channels, 30, 40)).astype(dtype)
+    x = (30 * rng.standard_normal((2, channels, 30, 40))).astype(dtype)
     rois, batch_index = windows(rng, 300, "sppnet"), rng.integers(0, 2, 300)
     shape = 300, sppfast.Pyramid(levels).output_length(channels)
 

@@ -10,10 +10,16 @@ from numba.types import UniTuple
 from ..arrays import LINE_BYTES
 from .compile import routine
 from .lanes import (
+    EXACT,
+    ROW,
     SHUFFLE_BYTES,
+    UNIT,
     accumulator_bytes,
+    add_area,
+    add_area_cell,
     add_bin,
     add_cell,
+    add_depth,
     add_magnitude,
     add_raw_cell,
     add_rest,
@@ -31,19 +37,26 @@ from .lanes import (
     copy_part,
     end_row,
     end_rows,
+    float_area,
     grid_of,
     has_index,
     index_group,
+    is_fixed,
     is_paired,
     is_sum,
-    is_zero,
     item_bytes,
+    join_digits,
     lane_count,
+    larger,
+    larger_magnitude,
     load_accumulator,
     load_area,
+    load_f64,
+    load_fixed_area,
     load_i32,
     load_i64,
     load_strip,
+    may_add,
     number_cell,
     out_group,
     out_item_bytes,
@@ -61,6 +74,8 @@ from .lanes import (
     start_rows,
     start_run,
     store_accumulator,
+    store_bounds,
+    store_close,
     store_i64,
     store_lanes,
     store_mean,
@@ -123,7 +138,7 @@ from .lanes import (
     BANDS_AT,  # bins of each map, task's channels and band; 0: a task does all bands of its map
     BANDS_STEP,  # from one band to the next
     MERGE,  # whether bands are made whole now, not reduced
-    AREAS,  # whether a table of areas is made of the tile, for sums
+    AREAS,  # bytes of the table of areas that is made of the tile, for sums, and of its bounds; 0: none
     FIELDS,
 ) = range(49)
 SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
@@ -133,10 +148,12 @@ ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
 LEVEL_BYTES = 64
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
 SUM_CELLS = 2048  # of a part that is summed
+SUM_DIGITS, AREA_DIGITS, CELL_DIGITS = 53, 62, 51  # of a sum of float64; of a sum of integers, and of one of its cells
 PATCHES = 512  # of it, at most
 STRIPS_BYTES = 2**22  # of a plane that is summed, at most
 BLOCK_MODES = "max", "paired"  # cells may be reduced twice, and in any order
 LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
+EXACT_AREAS = 2**62  # of a table of areas all sums are exact
 # Of `STREAM`: past the caches at once, or a line at a time beside other work; or into lines that are fetched beside it.
 PAST_CACHES, BESIDE, FETCHED = 1, 2, 3
 POWER = 32  # the powers of two of a block of cells, in one number
@@ -279,6 +296,12 @@ def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, ad
                             prefetch_read(from_ + x * across + ahead + LINE_BYTES)
                             accumulator = add_raw_cell(accumulator, from_ + x * across, y * map_width + x, t)
                         store_accumulator(bin_, accumulator, t)
+
+
+@routine(types.int64)
+def count_cells(y_edges, x_edges):
+    """Count the cells of a window."""
+    return (load_i32(y_edges, 1) - load_i32(y_edges, 0)) * (load_i32(x_edges, 1) - load_i32(x_edges, 0))
 
 
 @routine(types.int64)
@@ -473,20 +496,45 @@ def sum_runs(desc, tile, runs, length, longer, bins, y_edges, x_edges, map_, t):
     return length
 
 
-@routine(types.boolean, only=shares_sums)
-def sum_areas(desc, tile, areas, map_, channel, t):
-    """Sum the cells above and to the left of each corner of a cell, a summed-area table (Crow 1984); tell if exact.
+@routine(types.int64, only=lambda t: t.fixed)
+def rate_areas(areas, bounds, height, width, digits, valid, t):
+    """Tell what a table of integers is worth, see `sum_areas`; where all sums are exact, it becomes one of float64."""
+    size, exact, whole = accumulator_bytes(t), 1.0 * height * width, True
+    for lane in range(min(valid, lane_count(t))):
+        most, row = load_f64(bounds + EXACT * size, lane), load_f64(bounds + ROW * size, lane)
+        largest = load_f64(bounds + UNIT * size, lane) * (1 << digits)
+        whole = whole and height * row <= most
+        exact = min(exact, most / largest)
+    if not whole:
+        return int(exact) + 1
+    for i in range((height + 1) * (width + 1)):
+        float_area(areas + i * size, bounds, t)
+    return EXACT_AREAS
 
-    It is if the cells of a channel are multiples of a power of two, and their magnitudes add up to less than 2**53 of
-    it: then a bin's sum has the same bits in whatever order it is added up. Otherwise the table is left unfinished.
-    Bound: a vector load, two additions and a store per line of a sum, and seven operations to see that it is exact.
+
+@routine(types.int64, only=shares_sums)
+def sum_areas(desc, tile, areas, map_, channel, t):
+    """Sum the cells above and to the left of each corner of a cell, a summed-area table (Crow 1984); tell its worth.
+
+    A sum is exact, in whatever order it is added up, if cells are multiples of a unit, a power of two, and their
+    magnitudes add up to no more than 2**53 of it: `EXACT_AREAS` if it is so for all of a channel. Of float32 the table
+    is one of 64-bit integers, which hold more digits; cells are rounded to the last of them, and bounds of the error
+    lie behind it: it is worth as many cells as a bin must have for its sum not to be exact. Otherwise it is worth 0.
+    Bound: a vector load, two additions and a store per line of a sum, and a dozen operations to see what it is worth.
     """
     height, width, size = load_i64(map_, 1), load_i64(map_, 2), accumulator_bytes(t)
-    valid, step = load_i64(desc, CHANNELS) - channel, (width + 1) * size
-    total, rest = start(t), start(t)
-    for i in range(height * width):
-        total = add_magnitude(total, tile + i * cell_bytes(t), t)
-    grid = grid_of(total, t)
+    valid, step, bits = load_i64(desc, CHANNELS) - channel, (width + 1) * size, 0
+    while height * width >> bits:
+        bits += 1
+    largest, longest, total, depth, rest, joined = start(t), start(t), start(t), start(t), start(t), start(t)
+    for y in range(height):
+        row = start(t) if is_fixed(t) else total
+        for x in range(width):
+            cell = tile + (y * width + x) * cell_bytes(t)
+            row, largest = add_magnitude(row, cell, t), larger_magnitude(largest, cell, t)
+        total, longest = row, larger(longest, row, t)
+    digits = min(AREA_DIGITS - bits, CELL_DIGITS) if is_fixed(t) else SUM_DIGITS
+    grid = grid_of(largest if is_fixed(t) else total, digits, t)
     for x in range(width + 1):
         store_accumulator(areas + x * size, start(t), t)
     for y in range(height):
@@ -494,24 +542,58 @@ def sum_areas(desc, tile, areas, map_, channel, t):
         store_accumulator(above + step, sums, t)
         for x in range(width):
             cell = tile + (y * width + x) * cell_bytes(t)
-            rest = add_rest(rest, cell, grid, t)
-            sums = add_cell(sums, cell, 0, t)
+            rest, depth = add_rest(rest, cell, grid, t), add_depth(depth, cell, grid, t)
+            sums, joined = add_area_cell(sums, cell, grid, t), join_digits(joined, cell, grid, t)
             above += size
-            store_accumulator(above + step, add_bin(sums, above, t), t)
-        if not is_zero(rest, valid, t):
-            return False
-    return True
+            store_accumulator(above + step, add_area(sums, above, t), t)
+        if not may_add(rest, valid, t):
+            return 0
+    bounds = areas + (height + 1) * step
+    store_bounds(bounds, grid, longest, depth, rest, joined, valid, t)
+    return rate_areas(areas, bounds, height, width, digits, valid, t) if is_fixed(t) else EXACT_AREAS
 
 
-@routine(only=shares_sums)
-def subtract_areas(desc, areas, bins, y_edges, x_edges, map_, waiting, beside, t):
-    """Find the means of the bins of a window, of all levels, each from the four corners of its area.
+@routine(types.int64)
+def longest_strip(cuts, count):
+    """Find the length of the longest strip."""
+    longest = 0
+    for i in range(count):
+        longest = max(longest, load_i64(cuts, i + 1) - load_i64(cuts, i))
+    return longest
 
-    Bound: four vector loads and three operations per line of a sum, however large the bin; then to make it a mean.
-    `waiting` and `beside` as in `reduce_blocks`, with each bin of the finest level.
+
+@routine(types.int64, only=lambda t: t.fixed)
+def count_joins(desc, more, y_edges, x_edges, t):
+    """Count the additions that a cell passes, at most, in its patch and when patches are joined, see `sum_patches`."""
+    y0, y1, x0, x1 = load_i32(y_edges, 0), load_i32(y_edges, 1), load_i32(x_edges, 0), load_i32(x_edges, 1)
+    height, width = y1 - y0, x1 - x0
+    if load_i64(desc, LEVELS) == 1 or height < 1 or width < 1:
+        return 0
+    if height + width > SUM_CELLS:  # more than there is room for to list strips
+        return height * width
+    cuts = more
+    strips = cuts + 16 * load_i64(desc, LINES) + 16
+    tall = list_strips(desc, cuts, strips, y_edges, ROWS, Y_EDGES, y0, y1)
+    tallest = longest_strip(cuts, tall)
+    wide = list_strips(desc, cuts, strips, x_edges, COLUMNS, X_EDGES, x0, x1)
+    parts = -(-height // (SUM_CELLS // width))
+    return tallest * longest_strip(cuts, wide) + (tall + parts) * wide
+
+
+@routine(types.boolean, only=shares_sums)
+def subtract_areas(desc, areas, worth, bins, y_edges, x_edges, map_, waiting, beside, t):
+    """Find the means of the bins of a window, of all levels, each from the four corners of its area; tell if for sure.
+
+    Bound: four vector loads and three operations per line of a sum, however large the bin; then to make it a mean, and
+    where it may not be exact twenty operations to see that it is the mean. `waiting` and `beside` as in
+    `reduce_blocks`, with each bin of the finest level.
     """
-    size, ahead = accumulator_bytes(t), beside - waiting
+    size, ahead, doubts = accumulator_bytes(t), beside - waiting, 0
     step = (load_i64(map_, 2) + 1) * size
+    bounds = areas + (load_i64(map_, 1) + 1) * step
+    joins = 0
+    if count_cells(y_edges, x_edges) >= worth:
+        joins = count_joins(desc, areas + load_i64(desc, AREAS), y_edges, x_edges, t)
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
@@ -519,15 +601,22 @@ def subtract_areas(desc, areas, bins, y_edges, x_edges, map_, waiting, beside, t
         bin_ = bins + load_i64(level, FIRST) * size
         for row in range(rows):
             top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
-            above, below = areas + top * step, areas + bottom * step
+            height, above, below = max(bottom - top, 0), areas + top * step, areas + bottom * step
             for column in range(columns):
                 left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
-                area = max(bottom - top, 0) * (right - left)
-                store_mean(bin_, load_area(above, below, left * size, right * size, t), area, t)
+                width, corners = right - left, (above, below, left * size, right * size, bounds)
+                if worth == EXACT_AREAS:
+                    store_mean(bin_, load_area(*corners, t), height * width, t)
+                elif height * width < worth:
+                    store_mean(bin_, load_fixed_area(*corners, t), height * width, t)
+                else:
+                    total = load_fixed_area(*corners, t)
+                    doubts += store_close(bin_, total, height, width, joins + height + width, bounds, t)
                 bin_ += size
                 if beside and i == 0:
                     send_line(waiting + ahead, waiting)
                     waiting += LINE_BYTES
+    return doubts == 0
 
 
 @routine()
@@ -903,18 +992,15 @@ def reduce_parts(desc, tile, more, bins, y_edges, x_edges, y0, y1, map_, address
 
 
 @routine(types.int64, only=shares_sums)
-def sum_shared(desc, tile, more, areas, length, longer, bins, y_edges, x_edges, map_, channel, waiting, beside, t):
-    """Sum a window from the tile of the whole map: by areas, from runs, or part by part; return how long the runs are.
+def sum_shared(desc, tile, more, areas, length, longer, bins, y_edges, x_edges, map_, channel, t):
+    """Sum a window from the tile of the whole map: from runs, or part by part; return how long the runs are.
 
-    `waiting` and `beside` as in `subtract_areas`.
+    Where there is a table of areas, there are no runs: they would be in its place.
     """
-    if areas:
-        subtract_areas(desc, more, bins, y_edges, x_edges, map_, waiting, beside, t)
-    elif longer > 0:
+    if longer > 0 and not areas:
         return sum_runs(desc, tile, more, length, longer, bins, y_edges, x_edges, map_, t)
-    else:
-        y0, y1 = load_i32(y_edges, 0), load_i32(y_edges, 1)
-        reduce_parts(desc, tile, more, bins, y_edges, x_edges, y0, y1, map_, 0, channel, t)
+    y0, y1 = load_i32(y_edges, 0), load_i32(y_edges, 1)
+    reduce_parts(desc, tile, more + load_i64(desc, AREAS), bins, y_edges, x_edges, y0, y1, map_, 0, channel, t)
     return length
 
 
@@ -1044,15 +1130,13 @@ def goes_by_rows(desc, map_, y_edges, x_edges, t):
         return True
     channel_step, column_step, item = load_i64(map_, 3), load_i64(map_, 5), item_bytes(t)
     channels, least = load_i64(desc, CHANNELS), load_i64(desc, ROW_CELLS)
-    height = load_i32(y_edges, 1) - load_i32(y_edges, 0)
-    width = load_i32(x_edges, 1) - load_i32(x_edges, 0)
     side_by_side = channels <= lane_count(t) and channel_step == item and column_step == channels * item
-    if not least or height * width < least or not (side_by_side or column_step == item):
+    if not least or count_cells(y_edges, x_edges) < least or not (side_by_side or column_step == item):
         return False
     if load_i64(map_, 1) * load_i64(map_, 2) < load_i64(desc, ROW_MAP_CELLS):
         return False
     row, strips = load_i64(map_, 2) * column_step // item, 2 * load_i64(desc, LINES) + 2
-    size = strips * row * column_bytes(t) + 8 * height
+    size = strips * row * column_bytes(t) + 8 * (load_i32(y_edges, 1) - load_i32(y_edges, 0))
     return row >= row_lanes(t) and size <= STRIPS_BYTES
 
 
@@ -1142,7 +1226,9 @@ def run_task(desc, task, worker, t):
         first_band, last_band = chunk, chunk + 1
     if shared and first < last:
         pack_whole(desc, tile, map_, address, channel, t)
-    areas = load_i64(desc, AREAS) and first < last and sum_areas(desc, tile, more, map_, channel, t)
+    areas, again, pooled = 0, 0, 0
+    if load_i64(desc, AREAS) and first < last:
+        areas = sum_areas(desc, tile, more, map_, channel, t)
     waits, state, before = can_wait(desc, channel, t), 0, -1
     waiting = flat + load_i64(desc, BINS) * result_bytes(t)
     for i in range(first, last):
@@ -1153,10 +1239,18 @@ def run_task(desc, task, worker, t):
             prefetch_ends(desc, row, channel + block * lanes, t)
         lines, beside = lines_beside(desc, row, before, waiting, channel, t)
         power = load_i64(powers, row) if powers else -1
-        begun = beside > 0 and (areas if is_sum(t) else power >= 0)
+        settled = areas > 0 if is_sum(t) else power >= 0
+        begun = beside > 0 and settled
         if shared and is_sum(t):
-            place = (bins, y_edges, x_edges, map_, channel, lines, beside)
-            state = sum_shared(desc, tile, more, areas, state, power, *place, t)
+            place = (bins, y_edges, x_edges, map_)
+            if settled:
+                settled = subtract_areas(desc, more, areas, *place, lines, beside, t)
+            cells = count_cells(y_edges, x_edges)
+            if not settled:
+                state = sum_shared(desc, tile, more, areas, state, power, *place, channel, t)
+                again += cells if areas else 0
+            pooled += cells
+            areas = areas if again < SUM_CELLS + pooled // 4 * 3 else 0
         elif shared:
             state = reduce_shared(desc, tile, more, state, bins, y_edges, x_edges, map_, power, lines, beside, t)
         elif merge:
@@ -1167,7 +1261,7 @@ def run_task(desc, task, worker, t):
         other = other_row(desc, i, last, before)
         for block in range(blocks if into == bins else 0):
             place, first_channel = bins + block * step, channel + block * lanes
-            finish_bins(desc, place, y_edges, x_edges, areas if is_sum(t) else power >= 0, t)
+            finish_bins(desc, place, y_edges, x_edges, settled, t)
             transpose_levels(desc, place, flat, waiting, row, other, begun, first_channel, t)
             if not waits:
                 copy_window(desc, row, flat, first_channel, t)

@@ -26,6 +26,9 @@ I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64
 F32, F64 = ir.FloatType(), ir.DoubleType()
 CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four registers of AVX2
 SUMMED_LANES = 16  # columns that are summed over rows at a time
+UNIT, ROW, DEPTH, REST, EXACT, BOUNDS = range(6)  # of a table of areas, see `store_bounds`
+ROUNDING = 2.0**-20  # more than what bounds themselves are rounded by
+OTHER_ADDITIONS = 8  # what turns sums into means, and bounds them, rounds less than as many additions
 SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
 
 # dtype: bits, what the bits are, bits of infinity (floats)
@@ -127,6 +130,16 @@ class Reduction(types.Opaque):
     def reduced(self) -> Lanes:
         """What cells are reduced to: keys, pairs, or float64."""
         return Lanes(64, self.count, is_float=True) if self.wide else self.cell
+
+    @property
+    def fixed(self) -> bool:
+        """Whether areas are integers: sums of float32 are exact only as such."""
+        return self.mode == "avg" and self.dtype == "float32"
+
+    @property
+    def area(self) -> ir.VectorType:
+        """The sum of a table of areas."""
+        return ir.VectorType(I64 if self.fixed else F64, self.count)
 
     @property
     def index(self) -> Lanes:
@@ -366,6 +379,7 @@ out_group = _size("out_group", lambda t: group_of(t.out_bits, t.count))
 pair_group = _size("pair_group", lambda t: LINE_BYTES * 8 // t.pair_bits)
 index_group = _size("index_group", lambda t: group_of(32, t.count))
 is_sum = _size("is_sum", lambda t: t.mode == "avg")
+is_fixed = _size("is_fixed", lambda t: t.fixed)
 is_paired = _size("is_paired", lambda t: t.mode == "paired")
 has_index = _size("has_index", lambda t: t.mode in ("argmax", "paired"))
 
@@ -775,78 +789,6 @@ def end_row(typingctx: Any, accumulator: Any, row: Any, t: Any) -> Any:
     return t.accumulator(t.accumulator, t.accumulator, t), codegen
 
 
-def _magnitude(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    bits = builder.and_(_as(builder, value, I64), _constant(ir.VectorType(I64, value.type.count), 2**63 - 1))
-    return _as(builder, bits, F64)
-
-
-@intrinsic
-def add_magnitude(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
-    """Add the magnitude of a cell to a sum of them."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        cell = _widen(builder, _load_cell(builder, args[1], t), t)
-        return builder.fadd(args[0], _magnitude(builder, cell))
-
-    return t.accumulator(t.accumulator, types.int64, t), codegen
-
-
-@intrinsic
-def grid_of(typingctx: Any, total: Any, t: Any) -> Any:
-    """Find a number whose last bit is worth 2**-52 of the power of two in `total`: to add it rounds to such a bit."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        ty = ir.VectorType(I64, t.count)
-        power = builder.and_(_as(builder, args[0], I64), _constant(ty, 0x7FF << 52))
-        return _as(builder, builder.or_(power, _constant(ty, 1 << 51)), F64)
-
-    return t.accumulator(t.accumulator, t), codegen
-
-
-@intrinsic
-def add_rest(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: Any) -> Any:
-    """Add the magnitude of what is left of a cell when it is rounded to a grid: 0 if nothing is."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        accumulator, address, grid, _ = args
-        cell = _magnitude(builder, _widen(builder, _load_cell(builder, address, t), t))
-        rest = builder.fsub(builder.fsub(builder.fadd(cell, grid), grid), cell)
-        return builder.fadd(accumulator, _magnitude(builder, rest))
-
-    return t.accumulator(t.accumulator, types.int64, t.accumulator, t), codegen
-
-
-@intrinsic
-def is_zero(typingctx: Any, accumulator: Any, valid: Any, t: Any) -> Any:
-    """Tell whether the first `valid` lanes are 0."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        accumulator, valid, _ = args
-        numbers = ir.Constant(t.index.llvm, list(range(t.count)))
-        used = builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(valid, I32), t.count))
-        other = builder.fcmp_unordered("!=", accumulator, _constant(accumulator.type, 0.0))
-        bits = builder.bitcast(builder.and_(used, other), ir.IntType(t.count))
-        return builder.icmp_signed("==", bits, ir.Constant(bits.type, 0))
-
-    return types.boolean(t.accumulator, types.int64, t), codegen
-
-
-@intrinsic
-def load_area(typingctx: Any, above: Any, below: Any, left: Any, right: Any, t: Any) -> Any:
-    """Make the sum of the cells between corners of a table of areas: above, below, and in those rows left and right."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        above, below, left, right, _ = args
-
-        def corner(row: ir.Value, column: ir.Value) -> ir.Value:
-            return _load(builder, builder.add(row, column), t.reduced.llvm)
-
-        rows = [builder.fsub(corner(row, right), corner(row, left)) for row in (below, above)]
-        return builder.fsub(*rows)
-
-    return t.accumulator(*4 * [types.int64], t), codegen
-
-
 @intrinsic
 def start_at(typingctx: Any, value: Any, t: Any) -> Any:
     """Make the accumulator of one value for all lanes."""
@@ -941,6 +883,314 @@ def store_mean(typingctx: Any, address: Any, accumulator: Any, area: Any, t: Any
         return context.get_dummy_value()
 
     return types.void(types.int64, t.accumulator, types.int64, t), codegen
+
+
+# --- tables of areas ------------------------------------------------------------------------------------------------
+
+
+def _magnitude(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    bits = builder.and_(_as(builder, value, I64), _constant(ir.VectorType(I64, value.type.count), 2**63 - 1))
+    return _as(builder, bits, F64)
+
+
+@intrinsic
+def add_magnitude(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
+    """Add the magnitude of a cell to a sum of them."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        cell = _widen(builder, _load_cell(builder, args[1], t), t)
+        return builder.fadd(args[0], _magnitude(builder, cell))
+
+    return t.accumulator(t.accumulator, types.int64, t), codegen
+
+
+@intrinsic
+def larger_magnitude(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
+    """Take the larger magnitude, of a cell or those before it."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        cell = _widen(builder, _load_cell(builder, args[1], t), t)
+        return _larger(builder, _magnitude(builder, cell), args[0])
+
+    return t.accumulator(t.accumulator, types.int64, t), codegen
+
+
+@intrinsic
+def larger(typingctx: Any, a: Any, b: Any, t: Any) -> Any:
+    """Take the larger of two numbers."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _larger(builder, *args[:2])
+
+    return t.accumulator(t.accumulator, t.accumulator, t), codegen
+
+
+def _larger(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+@intrinsic
+def grid_of(typingctx: Any, magnitude: Any, digits: Any, t: Any) -> Any:
+    """Find a number of which the last bit is a unit: so that a magnitude has so many binary digits before that.
+
+    To add it to a cell rounds that to a multiple of the unit.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        ty = ir.VectorType(I64, t.count)
+        power = builder.and_(_as(builder, args[0], I64), _constant(ty, 0x7FF << 52))
+        if t.fixed:  # 0 has no power of two
+            least = _constant(ty, 0x300 << 52)
+            power = builder.select(builder.icmp_signed(">", power, least), power, least)
+        more = builder.shl(builder.sub(I64(53), args[1]), I64(52))
+        grid = builder.add(builder.or_(power, _constant(ty, 1 << 51)), _splat(builder, more, t.count))
+        return _as(builder, grid, F64)
+
+    return t.accumulator(t.accumulator, types.int64, t), codegen
+
+
+def _near(builder: ir.IRBuilder, value: ir.Value, grid: ir.Value) -> ir.Value:
+    return builder.fsub(builder.fadd(value, grid), grid)
+
+
+@intrinsic
+def add_rest(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: Any) -> Any:
+    """Add the magnitude of what is left of a cell when it is rounded to a grid: 0 if nothing is."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        accumulator, address, grid, _ = args
+        cell = _widen(builder, _load_cell(builder, address, t), t)
+        cell = cell if t.fixed else _magnitude(builder, cell)
+        rest = builder.fsub(_near(builder, cell, grid), cell)
+        return builder.fadd(accumulator, _magnitude(builder, rest))
+
+    return t.accumulator(t.accumulator, types.int64, t.accumulator, t), codegen
+
+
+@intrinsic
+def add_depth(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: Any) -> Any:
+    """Take the larger of how far cells go below 0 and, where one is rounded to 0, its magnitude."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        accumulator, address, grid, _ = args
+        if not t.fixed:
+            return accumulator
+        cell, zero = _widen(builder, _load_cell(builder, address, t), t), _constant(accumulator.type, 0.0)
+        near = _near(builder, cell, grid)
+        is_lost = builder.fcmp_ordered("==", near, zero)
+        depth = builder.select(is_lost, _magnitude(builder, cell), builder.fsub(zero, near))
+        return _larger(builder, depth, accumulator)
+
+    return t.accumulator(t.accumulator, types.int64, t.accumulator, t), codegen
+
+
+def _times(builder: ir.IRBuilder, address: ir.Value, grid: ir.Value, t: Reduction) -> ir.Value:
+    """Count how often a cell has the unit of a grid."""
+    near = builder.fadd(_widen(builder, _load_cell(builder, address, t), t), grid)
+    return builder.sub(*(_as(builder, value, I64) for value in (near, grid)))
+
+
+@intrinsic
+def add_area_cell(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: Any) -> Any:
+    """Add a cell to a sum; where areas are fixed, how often it has the unit of the grid, as the bits of an integer."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        accumulator, address, grid, _ = args
+        if not t.fixed:
+            return builder.fadd(accumulator, _widen(builder, _load_cell(builder, address, t), t))
+        total = builder.add(_as(builder, accumulator, I64), _times(builder, address, grid, t))
+        return _as(builder, total, F64)
+
+    return t.accumulator(t.accumulator, types.int64, t.accumulator, t), codegen
+
+
+@intrinsic
+def join_digits(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: Any) -> Any:
+    """Collect the binary digits of how often cells have the unit of the grid."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        accumulator, address, grid, _ = args
+        if not t.fixed:
+            return accumulator
+        return _as(builder, builder.or_(_as(builder, accumulator, I64), _times(builder, address, grid, t)), F64)
+
+    return t.accumulator(t.accumulator, types.int64, t.accumulator, t), codegen
+
+
+@intrinsic
+def add_area(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
+    """Add an area that is in memory to a sum."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        area = _load(builder, args[1], t.area)
+        if not t.fixed:
+            return builder.fadd(args[0], area)
+        return _as(builder, builder.add(_as(builder, args[0], I64), area), F64)
+
+    return t.accumulator(t.accumulator, types.int64, t), codegen
+
+
+def _used(builder: ir.IRBuilder, valid: ir.Value, t: Reduction) -> ir.Value:
+    numbers = ir.Constant(t.index.llvm, list(range(t.count)))
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(valid, I32), t.count))
+
+
+@intrinsic
+def may_add(typingctx: Any, rest: Any, valid: Any, t: Any) -> Any:
+    """Tell whether nothing is left of cells in the first `valid` lanes; where areas are fixed, if all are numbers."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        rest, valid, _ = args
+        fails = builder.fcmp_unordered("uno" if t.fixed else "!=", rest, _constant(rest.type, 0.0))
+        bits = builder.bitcast(builder.and_(_used(builder, valid, t), fails), ir.IntType(t.count))
+        return builder.icmp_signed("==", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(t.accumulator, types.int64, t), codegen
+
+
+def _float_of_integer(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Turn integers of 64 bits into float64, half by half: not every machine converts them.
+
+    The halves become the last digits of 2**52 and 2**84, and the upper half's sign one of that.
+    """
+    low = builder.or_(builder.and_(value, _constant(value.type, 2**32 - 1)), _constant(value.type, 0x433 << 52))
+    high = builder.lshr(value, _constant(value.type, 32))
+    high = builder.xor(high, _constant(value.type, (0x453 << 52) + 2**31))
+    both = _constant(ir.VectorType(F64, value.type.count), 2.0**84 + 2.0**63 + 2.0**52)
+    return builder.fadd(builder.fsub(_as(builder, high, F64), both), _as(builder, low, F64))
+
+
+@intrinsic
+def store_bounds(
+    typingctx: Any,
+    address: Any,
+    grid: Any,
+    row: Any,
+    depth: Any,
+    rest: Any,
+    joined: Any,
+    valid: Any,
+    t: Any,
+) -> Any:
+    """Store, one behind the other, what a table of areas is worth, 0 in lanes that are not valid.
+
+    Its unit; the magnitudes of a row of cells; twice the depth of cells; the most that a cell was rounded by; and up to
+    which sum of magnitudes any sum is exact, in whatever order: as much as 53 digits hold, down to the last one that
+    any cell has, if none was rounded.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address, grid, row, depth, rest, joined, valid, _ = args
+        if not t.fixed:
+            return context.get_dummy_value()
+        ty, zero = ir.VectorType(I64, t.count), _constant(grid.type, 0.0)
+        power = builder.and_(_as(builder, grid, I64), _constant(ty, 0x7FF << 52))
+        unit = _as(builder, builder.sub(power, _constant(ty, 52 << 52)), F64)
+        bits = builder.or_(_as(builder, joined, I64), _constant(ty, 1 << 62))
+        last = _float_of_integer(builder, builder.and_(bits, builder.sub(_constant(ty, 0), bits)))
+        exact = builder.fmul(builder.fmul(last, unit), _constant(unit.type, 2.0**53 * (1 - ROUNDING)))
+        exact = builder.select(builder.fcmp_ordered("==", rest, zero), exact, zero)
+        row = builder.fmul(row, _constant(row.type, 1 + ROUNDING))
+        rest = _smaller(builder, rest, builder.fmul(unit, _constant(unit.type, 0.5)))
+        used = _used(builder, valid, t)
+        for i, value in enumerate((unit, row, builder.fadd(depth, depth), rest, exact)):
+            value = builder.select(used, value, zero)
+            _store(builder, builder.add(address, I64(i * t.accumulator_bytes)), value)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *5 * [t.accumulator], types.int64, t), codegen
+
+
+def _load_area(name: str, element: ir.Type) -> Any:
+    """Make the sum of the cells between corners of a table of areas: above, below, and in those rows left and right."""
+
+    def typing(typingctx: Any, above: Any, below: Any, left: Any, right: Any, bounds: Any, t: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            above, below, left, right, bounds, _ = args
+            subtract = builder.sub if element == I64 else builder.fsub
+
+            def corner(row: ir.Value, column: ir.Value) -> ir.Value:
+                return _load(builder, builder.add(row, column), ir.VectorType(element, t.count))
+
+            rows = [subtract(corner(row, right), corner(row, left)) for row in (below, above)]
+            total = subtract(*rows)
+            return _float_of_times(builder, total, bounds, t) if element == I64 else total
+
+        return t.accumulator(*5 * [types.int64], t), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+load_area = _load_area("load_area", F64)
+load_fixed_area = _load_area("load_fixed_area", I64)
+
+
+def _float_of_times(builder: ir.IRBuilder, times: ir.Value, bounds: ir.Value, t: Reduction) -> ir.Value:
+    """Multiply integers by the unit of the table that they come from."""
+    return builder.fmul(_float_of_integer(builder, times), _load(builder, bounds, t.reduced.llvm))
+
+
+@intrinsic
+def float_area(typingctx: Any, address: Any, bounds: Any, t: Any) -> Any:
+    """Turn an area of a table into float64."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address, bounds, _ = args
+        area = _load(builder, address, ir.VectorType(I64, t.count))
+        _store(builder, address, _float_of_times(builder, area, bounds, t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def store_close(
+    typingctx: Any,
+    address: Any,
+    accumulator: Any,
+    height: Any,
+    width: Any,
+    additions: Any,
+    bounds: Any,
+    t: Any,
+) -> Any:
+    """Store the mean of what is close to a sum, as `settle` leaves the sum itself; tell whether it may be another.
+
+    The sum is one of `height` x `width` cells, each of which took part in no more than so many `additions`. Each may
+    have rounded by 2**-53 of the sum of all magnitudes; that is no more than the sum and what goes below 0, and no more
+    than that of a whole row of cells, for each row. If all that the mean may be is rounded to one float32, it is that.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        address, accumulator, height, width, additions, bounds, _ = args
+        if not t.fixed:
+            return I1(0)
+
+        def splat(value: ir.Value) -> ir.Value:
+            return _splat(builder, value, t.count)
+
+        def bound(i: int) -> ir.Value:
+            return _load(builder, builder.add(bounds, I64(i * t.accumulator_bytes)), accumulator.type)
+
+        area, width = (builder.sitofp(value, F64) for value in (builder.mul(height, width), width))
+        mean = _divide(builder, accumulator, area, t)
+        row = builder.fmul(bound(ROW), splat(builder.fdiv(F64(1.0), width)))
+        magnitude = _smaller(builder, builder.fadd(mean, bound(DEPTH)), row)
+        share = builder.fmul(builder.sitofp(builder.add(additions, I64(OTHER_ADDITIONS)), F64), F64(2.0**-53))
+        error = builder.fadd(builder.fmul(magnitude, splat(share)), _smaller(builder, magnitude, bound(REST)))
+        is_exact = builder.fcmp_ordered("<=", builder.fmul(magnitude, splat(area)), bound(EXACT))
+        error = builder.select(is_exact, _constant(error.type, 0.0), error)
+        low, high = (_narrow(builder, change(mean, error), t) for change in (builder.fsub, builder.fadd))
+        _store(builder, address, low)
+        bits = builder.bitcast(builder.icmp_signed("!=", low, high), ir.IntType(t.count))
+        return builder.icmp_signed("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(types.int64, t.accumulator, *4 * [types.int64], t), codegen
 
 
 # --- rows of one channel -------------------------------------------------------------------------------------------

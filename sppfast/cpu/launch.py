@@ -22,7 +22,7 @@ from ..plan import Grids, Plan
 from . import kernels, threads
 from .compile import c_function, digest
 from .kernels import PARTS_WAY, ROWS_WAY, SHARED_WAY
-from .lanes import Reduction
+from .lanes import BOUNDS, Reduction
 from .order import Order, blocks_of, by_place, order_windows, runs_of
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
@@ -41,8 +41,8 @@ SERIAL_ITEMS = 2**16  # less work than this is done before another thread has wo
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
 PAIR_CELLS = 24  # to make a pair of a key and an index costs as much as to reduce so many cells, one after the other
 AREA_CELLS = 3  # to add a cell to a table of areas, as so many
-FAR_AREA_CELLS = 10  # to one that leaves the near caches
-AREA_BYTES = 2**22  # of the largest
+FAR_AREA_BYTES = 3 * 2**19  # of a table of which it costs more: as many times as it is larger than that
+AREA_BYTES = 2**23  # of the largest
 MANY_CELLS = 2**62
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
@@ -253,7 +253,7 @@ def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
         if kernel.mode in kernels.BLOCK_MODES:
             choice = blocks_of(plan, packed, way.has_room)
         elif kernel.is_sum and maps.widest <= kernels.SUM_CELLS:
-            areas_bytes = _areas_bytes(maps, kernel, plan.cells // packed)
+            areas_bytes = _areas_bytes(maps, kernel) if plan.cells // packed >= _areas_from(maps, kernel) else 0
             choice = runs_of(plan, packed) if way.has_room else None
     order = order_windows(index, maps.count, choice, plan.room, first)
     return _prepare(maps, plan, order, way, work, areas_bytes)
@@ -272,11 +272,18 @@ def _choose_way(maps: Maps, plan: Plan, mode: str) -> Way:
 
 @remembered
 def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
-    """List the ways to pool windows: maps packed once, as pairs of a key and an index too, rows, parts."""
+    """List the ways to pool windows: maps packed once, as pairs of a key and an index too, rows, parts.
+
+    Few lanes have a small table of areas: where that of more would leave the near caches, more than it takes longer to
+    write fewer lanes at a time.
+    """
     ways = []
     for own_mode in ["paired", mode] if mode == "argmax" and maps.dtype.itemsize <= 4 else [mode]:
         kernel, least, apart = _lanes(maps, own_mode, kernels.build)
         if kernel is not None:
+            few = _kernel(maps, own_mode, True)
+            if kernel.is_sum and kernel.lanes > few.lanes and _areas_bytes(maps, kernel) > SECOND_BYTES:
+                ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, few), 0, few.lanes))
             has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
             ways.append(Way(kernel, SHARED_WAY, least, 0, kernel.lanes, has_room))
     if not apart.is_sum:
@@ -292,16 +299,20 @@ def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     return size * (SUMMED_BAND if kernel.is_sum else 1) // maps.dtype.itemsize
 
 
-def _areas_bytes(maps: Maps, kernel: Kernel, times: int) -> int:
-    """Size of a table of areas, where windows have `times` as many cells as are packed; 0 where it is not worth while.
+def _areas_bytes(maps: Maps, kernel: Kernel) -> int:
+    """Size of a table of areas, and of what bounds its error."""
+    return (int(((maps.heights + 1) * (maps.widths + 1)).max()) + BOUNDS) * kernel.bin_bytes
 
-    One that leaves the near caches is only for numbers of few digits: sums of so many others are seldom exact.
+
+def _areas_from(maps: Maps, kernel: Kernel) -> int:
+    """Count how many times as many cells as are packed windows have from where on a table of areas is worth while.
+
+    One that leaves the near caches is not for 64 bits: sums of so many cells are seldom exact, and none is close.
     """
-    size = int(((maps.heights + 1) * (maps.widths + 1)).max()) * kernel.bin_bytes
-    few_digits = maps.dtype.itemsize <= 2 or (maps.dtype.kind in "iu" and maps.dtype.itemsize <= 4)
-    if size <= SECOND_BYTES:
-        return size if times >= AREA_CELLS else 0
-    return size if few_digits and size <= AREA_BYTES and times >= FAR_AREA_CELLS else 0
+    size = _areas_bytes(maps, kernel)
+    if size > AREA_BYTES or maps.widest > kernels.SUM_CELLS or (size > SECOND_BYTES and maps.dtype.itemsize > 4):
+        return MANY_CELLS
+    return max(AREA_CELLS, AREA_CELLS * size // FAR_AREA_BYTES)
 
 
 @remembered
@@ -477,14 +488,14 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Divisi
     """Lay out the descriptor."""
     kernel, name = way.kernel, way.name
     second = way.has_room and order is not None and order.powers_at
-    second_bytes = max(areas_bytes, maps.largest * kernel.bin_bytes if second else 0)
+    tables = areas_bytes, maps.largest * kernel.bin_bytes if second else 0
     stream, places = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, name == SHARED_WAY)
-    address, laid_out, step = _lay_out(maps, plan.grids, kernel, name, work.group, work.bands, second_bytes, places)
+    address, laid_out, step = _lay_out(maps, plan.grids, kernel, name, work.group, work.bands, tables, places)
     fields = laid_out[:]
     set_fields(fields, edge_fields(plan))
     fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
     fields[kernels.MAY_BE_EMPTY] = plan.may_be_empty
-    fields[kernels.AREAS] = areas_bytes > 0
+    fields[kernels.AREAS] = areas_bytes
     fields[kernels.STREAM] = stream
     if order is not None:
         fields[kernels.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if kernel.is_sum else 0
@@ -497,7 +508,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Divisi
 
 @remembered
 def _lay_out(
-    maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, second_bytes: int, places: int
+    maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, tables: tuple[int, int], places: int
 ) -> tuple[int, array[int], int]:
     """Lay out scratch memory: the kernel's address, what of the descriptor no window changes, bytes for a worker."""
     part = kernels.SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
@@ -505,7 +516,8 @@ def _lay_out(
     if way == ROWS_WAY:
         strip = -(-_strip_bytes(maps, grids, kernel) // kernel.cell_bytes)
         tile = max(strip, tile) if kernel.is_sum else strip
-    more = max(second_bytes, _patch_bytes(grids, kernel) if kernel.is_sum else 0)
+    areas_bytes, second_bytes = tables
+    more = max(second_bytes, areas_bytes + (_patch_bytes(grids, kernel) if kernel.is_sum else 0))
     bins = grids.bins + SPILL
     blocks = -(-group // kernel.lanes)
     some = min(bands, 2)  # the bins of a band, and those of all before it
