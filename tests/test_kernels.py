@@ -139,6 +139,13 @@ def test_bins_of_runs_are_the_bins_of_cells(rng, monkeypatch, dtype, levels, rou
     assert any(chosen[1:])
 
 
+FLOATS = "float32", "float16", ml_dtypes.bfloat16, "float64"
+OF_FLOATS = "rectified", "halfway", "outliers"
+TO_ADD_UP = itertools.product(
+    (*FLOATS, "int8", "uint8", "int32", "int64"), ("normal", "few digits", "wide range", "close", "special")
+)
+
+
 def cells_to_add_up(rng, dtype, shape, kind):
     """Maps of which the sums are exact, or not, or not in some channels."""
     numbers = rng.standard_normal(shape)
@@ -174,10 +181,7 @@ def ranges(dtype):
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("levels", [7, (6, 3, 2, 1), ((2, 13), 3)], ids=str)
-@pytest.mark.parametrize(
-    "kind", ["normal", "few digits", "wide range", "rectified", "halfway", "outliers", "close", "special"]
-)
-@pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16, "float64", "uint8", "int32", "int64"])
+@pytest.mark.parametrize(("dtype", "kind"), [*TO_ADD_UP, *itertools.product(FLOATS, OF_FLOATS)])
 def test_bins_of_areas_are_the_bins_of_cells(rng, monkeypatch, forget, dtype, kind, levels, rounding):
     """The same bits: where a table does not tell what they are the cells are added up."""
     maps = cells_to_add_up(rng, dtype, (2, 40, 50, 70), kind)

@@ -26,6 +26,7 @@ from .lanes import (
     add_row,
     add_run,
     add_strip,
+    area_bytes,
     begin,
     begin_row,
     cell_bytes,
@@ -70,10 +71,12 @@ from .lanes import (
     row_lanes,
     settle,
     start,
+    start_area,
     start_row,
     start_rows,
     start_run,
     store_accumulator,
+    store_area,
     store_bounds,
     store_close,
     store_i64,
@@ -508,7 +511,7 @@ def rate_areas(areas, bounds, height, width, digits, valid, t):
     if not whole:
         return int(exact) + 1
     for i in range((height + 1) * (width + 1)):
-        float_area(areas + i * size, bounds, t)
+        float_area(areas + i * area_bytes(t), bounds, t)
     return EXACT_AREAS
 
 
@@ -522,7 +525,7 @@ def sum_areas(desc, tile, areas, map_, channel, t):
     lie behind it: it is worth as many cells as a bin must have for its sum not to be exact. Otherwise it is worth 0.
     Bound: a vector load, two additions and a store per line of a sum, and a dozen operations to see what it is worth.
     """
-    height, width, size = load_i64(map_, 1), load_i64(map_, 2), accumulator_bytes(t)
+    height, width, size = load_i64(map_, 1), load_i64(map_, 2), area_bytes(t)
     valid, step, bits = load_i64(desc, CHANNELS) - channel, (width + 1) * size, 0
     while height * width >> bits:
         bits += 1
@@ -536,16 +539,16 @@ def sum_areas(desc, tile, areas, map_, channel, t):
     digits = min(AREA_DIGITS - bits, CELL_DIGITS) if is_fixed(t) else SUM_DIGITS
     grid = grid_of(largest if is_fixed(t) else total, digits, t)
     for x in range(width + 1):
-        store_accumulator(areas + x * size, start(t), t)
+        store_area(areas + x * size, start_area(t), t)
     for y in range(height):
-        above, sums = areas + y * step, start(t)
-        store_accumulator(above + step, sums, t)
+        above, sums = areas + y * step, start_area(t)
+        store_area(above + step, sums, t)
         for x in range(width):
             cell = tile + (y * width + x) * cell_bytes(t)
             rest, depth = add_rest(rest, cell, grid, t), add_depth(depth, cell, grid, t)
             sums, joined = add_area_cell(sums, cell, grid, t), join_digits(joined, cell, grid, t)
             above += size
-            store_accumulator(above + step, add_area(sums, above, t), t)
+            store_area(above + step, add_area(sums, above, t), t)
         if not may_add(rest, valid, t):
             return 0
     bounds = areas + (height + 1) * step
@@ -589,7 +592,8 @@ def subtract_areas(desc, areas, worth, bins, y_edges, x_edges, map_, waiting, be
     `reduce_blocks`, with each bin of the finest level.
     """
     size, ahead, doubts = accumulator_bytes(t), beside - waiting, 0
-    step = (load_i64(map_, 2) + 1) * size
+    cell = area_bytes(t)
+    step = (load_i64(map_, 2) + 1) * cell
     bounds = areas + (load_i64(map_, 1) + 1) * step
     joins = 0
     if count_cells(y_edges, x_edges) >= worth:
@@ -604,7 +608,7 @@ def subtract_areas(desc, areas, worth, bins, y_edges, x_edges, map_, waiting, be
             height, above, below = max(bottom - top, 0), areas + top * step, areas + bottom * step
             for column in range(columns):
                 left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
-                width, corners = right - left, (above, below, left * size, right * size, bounds)
+                width, corners = right - left, (above, below, left * cell, right * cell, bounds)
                 if worth == EXACT_AREAS:
                     store_mean(bin_, load_area(*corners, t), height * width, t)
                 elif height * width < worth:

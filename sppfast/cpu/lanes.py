@@ -133,13 +133,19 @@ class Reduction(types.Opaque):
 
     @property
     def fixed(self) -> bool:
-        """Whether areas are integers: sums of float32 are exact only as such."""
+        """Whether areas are of units that cells are rounded to: sums of float32 are exact only so."""
         return self.mode == "avg" and self.dtype == "float32"
 
     @property
-    def area(self) -> ir.VectorType:
-        """The sum of a table of areas."""
-        return ir.VectorType(I64 if self.fixed else F64, self.count)
+    def area(self) -> Lanes:
+        """The sum of a table of areas: of 8 bits, 32, which hold those of 2**23 cells."""
+        small = self.kind != "float" and self.bits == 8
+        return Lanes(32 if small else 64, self.count, is_float=not (small or self.fixed))
+
+    @property
+    def area_bytes(self) -> int:
+        """Size of one of these."""
+        return self.count * self.area.bits // 8
 
     @property
     def index(self) -> Lanes:
@@ -369,6 +375,7 @@ item_bytes = _size("item_bytes", lambda t: t.bits // 8)
 cell_bytes = _size("cell_bytes", lambda t: t.count * t.cell.bits // 8)
 reduced_bytes = _size("reduced_bytes", lambda t: t.reduced_bytes)
 accumulator_bytes = _size("accumulator_bytes", lambda t: t.accumulator_bytes)
+area_bytes = _size("area_bytes", lambda t: t.area_bytes)
 result_bytes = _size("result_bytes", lambda t: t.result_bytes)
 out_item_bytes = _size("out_item_bytes", lambda t: t.out_bits // 8)
 transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bits)
@@ -963,6 +970,8 @@ def add_rest(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: Any) 
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         accumulator, address, grid, _ = args
+        if t.area.bits == 32:
+            return accumulator
         cell = _widen(builder, _load_cell(builder, address, t), t)
         cell = cell if t.fixed else _magnitude(builder, cell)
         rest = builder.fsub(_near(builder, cell, grid), cell)
@@ -995,17 +1004,40 @@ def _times(builder: ir.IRBuilder, address: ir.Value, grid: ir.Value, t: Reductio
 
 
 @intrinsic
-def add_area_cell(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: Any) -> Any:
-    """Add a cell to a sum; where areas are fixed, how often it has the unit of the grid, as the bits of an integer."""
+def start_area(typingctx: Any, t: Any) -> Any:
+    """Make the area of no cells."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        accumulator, address, grid, _ = args
-        if not t.fixed:
-            return builder.fadd(accumulator, _widen(builder, _load_cell(builder, address, t), t))
-        total = builder.add(_as(builder, accumulator, I64), _times(builder, address, grid, t))
-        return _as(builder, total, F64)
+        return ir.Constant(t.area.llvm, None)
 
-    return t.accumulator(t.accumulator, types.int64, t.accumulator, t), codegen
+    return t.area(t), codegen
+
+
+@intrinsic
+def store_area(typingctx: Any, address: Any, area: Any, t: Any) -> Any:
+    """Store an area."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store(builder, *args[:2])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, t.area, t), codegen
+
+
+@intrinsic
+def add_area_cell(typingctx: Any, area: Any, address: Any, grid: Any, t: Any) -> Any:
+    """Add a cell to an area; where those are fixed, how often it has the unit of the grid."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        area, address, grid, _ = args
+        if t.fixed:
+            return builder.add(area, _times(builder, address, grid, t))
+        cell = _load_cell(builder, address, t)
+        if t.area.is_float:
+            return builder.fadd(area, _widen(builder, cell, t))
+        return builder.add(area, (builder.sext if t.kind == "signed" else builder.zext)(cell, t.area.llvm))
+
+    return t.area(t.area, types.int64, t.accumulator, t), codegen
 
 
 @intrinsic
@@ -1022,16 +1054,14 @@ def join_digits(typingctx: Any, accumulator: Any, address: Any, grid: Any, t: An
 
 
 @intrinsic
-def add_area(typingctx: Any, accumulator: Any, address: Any, t: Any) -> Any:
-    """Add an area that is in memory to a sum."""
+def add_area(typingctx: Any, area: Any, address: Any, t: Any) -> Any:
+    """Add an area that is in memory to another."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        area = _load(builder, args[1], t.area)
-        if not t.fixed:
-            return builder.fadd(args[0], area)
-        return _as(builder, builder.add(_as(builder, args[0], I64), area), F64)
+        add = builder.fadd if t.area.is_float else builder.add
+        return add(args[0], _load(builder, args[1], t.area.llvm))
 
-    return t.accumulator(t.accumulator, types.int64, t), codegen
+    return t.area(t.area, types.int64, t), codegen
 
 
 def _used(builder: ir.IRBuilder, valid: ir.Value, t: Reduction) -> ir.Value:
@@ -1105,20 +1135,26 @@ def store_bounds(
     return types.void(types.int64, *5 * [t.accumulator], types.int64, t), codegen
 
 
-def _load_area(name: str, element: ir.Type) -> Any:
-    """Make the sum of the cells between corners of a table of areas: above, below, and in those rows left and right."""
+def _load_area(name: str, is_whole: bool) -> Any:
+    """Make the sum of the cells between corners of a table of areas: above, below, and in those rows left and right.
+
+    Of one that is whole, and float64 if it was fixed; or of a fixed one.
+    """
 
     def typing(typingctx: Any, above: Any, below: Any, left: Any, right: Any, bounds: Any, t: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             above, below, left, right, bounds, _ = args
-            subtract = builder.sub if element == I64 else builder.fsub
+            area = t.reduced.llvm if t.fixed and is_whole else t.area.llvm
+            subtract = builder.fsub if area.element == F64 else builder.sub
 
             def corner(row: ir.Value, column: ir.Value) -> ir.Value:
-                return _load(builder, builder.add(row, column), ir.VectorType(element, t.count))
+                return _load(builder, builder.add(row, column), area)
 
             rows = [subtract(corner(row, right), corner(row, left)) for row in (below, above)]
             total = subtract(*rows)
-            return _float_of_times(builder, total, bounds, t) if element == I64 else total
+            if area.element == I64:
+                return _float_of_times(builder, total, bounds, t)
+            return total if area.element == F64 else builder.sitofp(total, t.reduced.llvm)
 
         return t.accumulator(*5 * [types.int64], t), codegen
 
@@ -1126,8 +1162,8 @@ def _load_area(name: str, element: ir.Type) -> Any:
     return intrinsic(typing)
 
 
-load_area = _load_area("load_area", F64)
-load_fixed_area = _load_area("load_fixed_area", I64)
+load_area = _load_area("load_area", is_whole=True)
+load_fixed_area = _load_area("load_fixed_area", is_whole=False)
 
 
 def _float_of_times(builder: ir.IRBuilder, times: ir.Value, bounds: ir.Value, t: Reduction) -> ir.Value:
@@ -1137,12 +1173,11 @@ def _float_of_times(builder: ir.IRBuilder, times: ir.Value, bounds: ir.Value, t:
 
 @intrinsic
 def float_area(typingctx: Any, address: Any, bounds: Any, t: Any) -> Any:
-    """Turn an area of a table into float64."""
+    """Turn an area of a fixed table into float64."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         address, bounds, _ = args
-        area = _load(builder, address, ir.VectorType(I64, t.count))
-        _store(builder, address, _float_of_times(builder, area, bounds, t))
+        _store(builder, address, _float_of_times(builder, _load(builder, address, t.area.llvm), bounds, t))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, t), codegen

@@ -68,6 +68,7 @@ class Kernel:
     lanes: int
     cell_bytes: int
     bin_bytes: int  # of an accumulator
+    area_bytes: int  # of a sum of a table of areas
     is_sum: bool
     has_index: bool
     column_bytes: int  # of a strip
@@ -92,6 +93,7 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         lanes=t.count,
         cell_bytes=t.count * t.cell.bits // 8,
         bin_bytes=t.accumulator_bytes,
+        area_bytes=t.area_bytes,
         is_sum=t.mode == "avg",
         has_index=t.mode in ("argmax", "paired"),
         column_bytes=t.column_bytes,
@@ -301,7 +303,7 @@ def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
 
 def _areas_bytes(maps: Maps, kernel: Kernel) -> int:
     """Size of a table of areas, and of what bounds its error."""
-    return (int(((maps.heights + 1) * (maps.widths + 1)).max()) + BOUNDS) * kernel.bin_bytes
+    return int(((maps.heights + 1) * (maps.widths + 1)).max()) * kernel.area_bytes + BOUNDS * kernel.bin_bytes
 
 
 def _areas_from(maps: Maps, kernel: Kernel) -> int:
