@@ -301,11 +301,13 @@ def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     return size * (SUMMED_BAND if kernel.is_sum else 1) // maps.dtype.itemsize
 
 
+@remembered
 def _areas_bytes(maps: Maps, kernel: Kernel) -> int:
     """Size of a table of areas, and of what bounds its error."""
     return int(((maps.heights + 1) * (maps.widths + 1)).max()) * kernel.area_bytes + BOUNDS * kernel.bin_bytes
 
 
+@remembered
 def _areas_from(maps: Maps, kernel: Kernel) -> int:
     """Count how many times as many cells as are packed windows have from where on a table of areas is worth while.
 
