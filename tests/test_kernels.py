@@ -215,6 +215,27 @@ def test_sums_that_are_close_are_not_taken_for_others(rng, monkeypatch, forget, 
     assert results[0].tobytes() == results[1].tobytes()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "channels", "side", "lanes"),
+    [
+        ("float32", 16, 50, 8),  # more would be padding
+        ("float32", 17, 50, 32),
+        ("float32", 64, 50, 32),
+        ("float32", 64, 80, 8),  # a table of more would leave the near caches
+        ("float64", 64, 80, 16),  # none is made
+        ("uint8", 64, 100, 32),  # there are no fewer
+    ],
+)
+def test_areas_lie_in_few_lanes_where_more_are_far_or_padding(rng, monkeypatch, dtype, channels, side, lanes):
+    """A narrow table is a small one."""
+    asked = []
+    monkeypatch.setattr(launch.Kernel, "address", lambda kernel, way: asked.append((kernel.lanes, way)) or 0)
+    monkeypatch.setattr(launch.threads.crew, "run", lambda *_: None)
+    x = rng.integers(0, 9, (channels, side, side)).astype(dtype)
+    sppfast.roi_pool(x, [[0, 0, side, side]] * 50, 7, rounding="cells", mode="avg")
+    assert asked == [(lanes, kernels.SHARED_WAY)]
+
+
 @pytest.mark.parametrize("shape", [(1, 16), (2, 8), (4, 4)], ids=str)
 def test_sums_that_float64_rounds_are_not_taken_from_areas(monkeypatch, forget, shape):
     """Three small numbers are lost, one after the other, which together would lift the mean from halfway."""

@@ -274,17 +274,13 @@ def _choose_way(maps: Maps, plan: Plan, mode: str) -> Way:
 
 @remembered
 def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
-    """List the ways to pool windows: maps packed once, as pairs of a key and an index too, rows, parts.
-
-    Few lanes have a small table of areas: where that of more would leave the near caches, more than it takes longer to
-    write fewer lanes at a time.
-    """
+    """List the ways to pool windows: maps packed once, as pairs of a key and an index too, rows, parts."""
     ways = []
     for own_mode in ["paired", mode] if mode == "argmax" and maps.dtype.itemsize <= 4 else [mode]:
         kernel, least, apart = _lanes(maps, own_mode, kernels.build)
         if kernel is not None:
             few = _kernel(maps, own_mode, True)
-            if kernel.is_sum and kernel.lanes > few.lanes and _areas_bytes(maps, kernel) > SECOND_BYTES:
+            if kernel.is_sum and _sums_in_few_lanes(maps, kernel, few):
                 ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, few), 0, few.lanes))
             has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
             ways.append(Way(kernel, SHARED_WAY, least, 0, kernel.lanes, has_room))
@@ -293,6 +289,16 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
     elif maps.largest >= _sums_by_rows_from(maps):  # the kernel sees to each window
         ways.append(Way(apart, ROWS_WAY, 0, 0, apart.lanes))
     return [*ways, Way(apart, PARTS_WAY, 0, 0, _group_channels(maps, apart, PARTS_WAY, False, 1))]
+
+
+def _sums_in_few_lanes(maps: Maps, kernel: Kernel, few: Kernel) -> bool:
+    """Tell whether to make tables of areas in few lanes, where there are many.
+
+    Where half of many would be padding, or their table would leave the near caches: that costs more than to write few
+    at a time.
+    """
+    is_padded, is_far = 2 * maps.channels <= kernel.lanes, _areas_bytes(maps, kernel) > SECOND_BYTES
+    return few.lanes < kernel.lanes and (is_padded or is_far)
 
 
 def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
