@@ -6,25 +6,27 @@ import multiprocessing
 from sppfast.arrays import DTYPES
 from sppfast.cores import available_cores
 from sppfast.cpu import kernels, scatter, taps
+from sppfast.cpu.descriptor import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from sppfast.cpu.launch import kernel_of
 
-NUMBERS, WAYS = sorted(set(DTYPES) - {"bool"}), (kernels.SHARED_WAY, kernels.ROWS_WAY, kernels.PARTS_WAY)
+NUMBERS, WAYS = sorted(set(DTYPES) - {"bool"}), (SHARED_WAY, ROWS_WAY, PARTS_WAY)
 PAIRED = [name for name in NUMBERS if "64" not in name]
 HALVES, SINGLES = ("float16", "bfloat16"), ("float32", "float64")
 
 
-def compile_kernel(dtype, mode, narrow, build, way=""):
+def compile_kernel(dtype, mode, narrow, build, way):
     kernel_of(dtype, mode, narrow, build).address(way)
 
 
 if __name__ == "__main__":
-    jobs = [
+    asked = [
         *itertools.product(NUMBERS, ("max", "argmax", "avg"), (0, 1), [kernels.build], WAYS),
-        *itertools.product(PAIRED, ("paired",), (0, 1), [kernels.build], (kernels.SHARED_WAY,)),
-        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather]),
-        *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate]),
-        *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map]),
-        *itertools.product(SINGLES, ("avg",), (1,), [scatter.build]),
+        *itertools.product(PAIRED, ("paired",), (0, 1), [kernels.build], (SHARED_WAY,)),
+        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather], ("",)),
+        *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate], ("",)),
+        *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map], ("",)),
+        *itertools.product(SINGLES, ("avg",), (1,), [scatter.build], ("",)),
     ]
+    jobs = {(*names, kernel_of(*names, narrow, build).narrow, build, way) for *names, narrow, build, way in asked}
     with multiprocessing.get_context("spawn").Pool(available_cores(), maxtasksperchild=48) as pool:
         pool.starmap(compile_kernel, jobs, chunksize=1)

@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import math
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,7 @@ from torture.fences import fenced
 import sppfast
 from sppfast import pooling
 from sppfast.arrays import take_maps
-from sppfast.cpu import kernels, launch, order, weigh
+from sppfast.cpu import descriptor, launch, order, weigh
 from sppfast.cpu import windows as cpu_windows
 from sppfast.windows import take_rois
 
@@ -27,15 +28,15 @@ ROUNDINGS = ["sppnet", "fast_rcnn", "cells"]
 @pytest.mark.parametrize("dtype", sorted(set(DTYPES) - {"bool"}))
 def test_every_kernel(rng, monkeypatch, dtype, options, few):
     """Each that pooling can ask for: of small and of large maps, of a few windows and of many."""
-    asked = set()
+    asked, size = set(), dtype_of(dtype).itemsize
+    narrow = few and (size > 1 or options.get("mode") != "avg")  # of sums of 8 bits there are no fewer lanes
 
     def address(kernel, way="", address=launch.Kernel.address):
         asked.add((kernel.mode, way))
-        assert (kernel.dtype, kernel.narrow) == (dtype, few)
+        assert (kernel.dtype, kernel.narrow) == (dtype, narrow)
         return address(kernel, way)
 
     monkeypatch.setattr(launch.Kernel, "address", address)
-    size = dtype_of(dtype).itemsize
     channels = launch.NARROW_BYTES // size
     if not few:  # areas of hardly more lie in few lanes, too
         channels = 3 * channels if options.get("mode") == "avg" else channels + 1
@@ -235,7 +236,7 @@ def test_areas_lie_in_few_lanes_where_more_are_far_or_padding(rng, monkeypatch, 
     monkeypatch.setattr(launch.threads.crew, "run", lambda *_: None)
     x = rng.integers(0, 9, (channels, side, side)).astype(dtype)
     sppfast.roi_pool(x, [[0, 0, side, side]] * 50, 7, rounding="cells", mode="avg")
-    assert asked == [(lanes, kernels.SHARED_WAY)]
+    assert asked == [(lanes, descriptor.SHARED_WAY)]
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (2, 8), (4, 4)], ids=str)
@@ -253,6 +254,33 @@ def test_sums_that_float64_rounds_are_not_taken_from_areas(monkeypatch, forget, 
     rows = maps.astype(np.float64)
     expected = np.add.accumulate(np.add.accumulate(rows, axis=2)[..., -1], axis=1)[:, -1] / 16
     np.testing.assert_array_equal(means, np.tile(expected.astype(np.float32), (50, 1)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels", "rows", "together"),
+    [
+        ((20, 40), ((2, 1), 1), (5, 10), 1),  # within a patch
+        ((20, 40), ((20, 20), 1), (10, 20), 2),  # by patches of two cells
+        ((104, 512), ((1, 256), 1), (52, 104), 8),  # by patches that are cut where parts of a window end
+    ],
+    ids=["patch", "patches", "parts"],
+)
+def test_what_patches_lose_is_not_taken_from_areas(monkeypatch, forget, shape, levels, rows, together):
+    """Rows of small numbers are lost, few at a time, which together would lift the mean of all from halfway."""
+    cells, (large, small) = np.zeros(shape), rows
+    cells[:large] = shape[0] / large
+    cells[large:small] = np.spacing(float(cells.size)) / 2 / together
+    cells[0, 0] += cells.size * 2.0**-24
+    assert np.float32(math.fsum(cells.flat) / cells.size) == 1 + 2**-23
+    scales = np.exp2(np.arange(-16, 16))  # negative numbers have a wider bound, and are summed together with others
+    maps = (scales[:, None, None] * cells).astype(np.float32)
+    rois, results = np.tile([0, 0, *shape[::-1]], (50, 1)), []
+    for area_cells in (2**40, 0):
+        monkeypatch.setattr(launch, "AREA_CELLS", area_cells)
+        forget()
+        results.append(sppfast.roi_pool(maps, rois, levels, rounding="cells", mode="avg"))
+    np.testing.assert_array_equal(results[0][:, -32:], np.tile(scales, (50, 1)))
+    assert results[0].tobytes() == results[1].tobytes()
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
@@ -656,7 +684,7 @@ def test_only_few_threads_fetch_the_lines_that_they_write(rng, monkeypatch, forg
     asked = []
 
     def run(kernel, fields, *_):
-        asked.append(ctypes.c_int64.from_address(fields + 8 * kernels.STREAM).value)
+        asked.append(ctypes.c_int64.from_address(fields + 8 * descriptor.STREAM).value)
 
     monkeypatch.setattr(launch, "STREAM_BYTES", 0)
     monkeypatch.setattr(launch, "available_cores", lambda: 8)
@@ -666,7 +694,7 @@ def test_only_few_threads_fetch_the_lines_that_they_write(rng, monkeypatch, forg
     forget()
     x = rng.random((256, 30, 40), dtype=np.float32)
     sppfast.roi_pool(x, windows(rng, 300, "sppnet"), 7, workers=workers)
-    assert asked == [getattr(kernels, way)]
+    assert asked == [getattr(descriptor, way)]
 
 
 @pytest.mark.parametrize("channels", [1, 31, 32, 33, 250, 256, 700])

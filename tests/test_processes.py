@@ -18,7 +18,7 @@ from torture import interrupts, matrix
 from torture.scenarios import LAYERS
 
 import sppfast
-from sppfast.cpu import kernels
+from sppfast.cpu import descriptor
 
 pytestmark = pytest.mark.processes
 
@@ -310,8 +310,8 @@ def test_sources_that_changed_are_compiled_anew(tmp_path):
     code = PRELUDE + "print(sppfast.roi_align(x, rois, 2).sum(), sppfast.__file__)"
     given = {"first_path": tmp_path, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONSAFEPATH": "1"}
     first = finish(start("-c", code, **given))
-    path = package / "cpu" / "kernels.py"
-    text, fields = path.read_text(), kernels.FIELDS + 1
+    path = package / "cpu" / "descriptor.py"
+    text, fields = path.read_text(), descriptor.FIELDS + 1
     changed = text.replace("\n    BASE_AT,", "\n    NEW,\n    BASE_AT,", 1)
     changed = changed.replace(f") = range({fields})", f") = range({fields + 1})")
     assert changed != text

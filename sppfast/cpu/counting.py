@@ -7,7 +7,7 @@ from numba.types import UniTuple
 
 from ..plan import WINDOW_FIELDS
 from .compile import compiled_later, routine
-from .kernels import POWER
+from .descriptor import POWER
 from .lanes import (
     EDGES,
     clip,

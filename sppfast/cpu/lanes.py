@@ -26,7 +26,8 @@ I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64
 F32, F64 = ir.FloatType(), ir.DoubleType()
 CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four registers of AVX2
 SUMMED_LANES = 16  # columns that are summed over rows at a time
-UNIT, ROW, DEPTH, REST, EXACT, BOUNDS = range(6)  # of a table of areas, see `store_bounds`
+SUM_DIGITS, AREA_DIGITS, CELL_DIGITS = 53, 62, 51  # of a sum of float64; of a sum of integers, and of one of its cells
+UNIT, ROW, LARGEST, DEPTH, REST, EXACT, BOUNDS = range(7)  # of a table of areas, see `store_bounds`
 ROUNDING = 2.0**-20  # more than what bounds themselves are rounded by
 OTHER_ADDITIONS = 8  # what turns sums into means, and bounds them, rounds less than as many additions
 SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
@@ -941,23 +942,27 @@ def _smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
 
 
 @intrinsic
-def grid_of(typingctx: Any, magnitude: Any, digits: Any, t: Any) -> Any:
-    """Find a number of which the last bit is a unit: so that a magnitude has so many binary digits before that.
+def grid_of(typingctx: Any, largest: Any, row: Any, rows: Any, t: Any) -> Any:
+    """Find a number of which the last bit is a unit: the magnitudes of so many rows have no more digits than there are.
 
-    To add it to a cell rounds that to a multiple of the unit.
+    If areas are fixed, nor has the largest of a cell. To add it to a cell rounds that to a multiple of the unit.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        largest, row, rows, _ = args
         ty = ir.VectorType(I64, t.count)
-        power = builder.and_(_as(builder, args[0], I64), _constant(ty, 0x7FF << 52))
+        magnitude = builder.fmul(row, _splat(builder, builder.sitofp(rows, F64), t.count))
+        if t.fixed:
+            spare = _constant(largest.type, 2.0 ** (AREA_DIGITS - CELL_DIGITS))
+            magnitude = _larger(builder, builder.fmul(largest, spare), magnitude)
+        power = builder.and_(_as(builder, magnitude, I64), _constant(ty, 0x7FF << 52))
         if t.fixed:  # 0 has no power of two
             least = _constant(ty, 0x300 << 52)
             power = builder.select(builder.icmp_signed(">", power, least), power, least)
-        more = builder.shl(builder.sub(I64(53), args[1]), I64(52))
-        grid = builder.add(builder.or_(power, _constant(ty, 1 << 51)), _splat(builder, more, t.count))
-        return _as(builder, grid, F64)
+        more = _constant(ty, (53 - (AREA_DIGITS if t.fixed else SUM_DIGITS)) << 52)
+        return _as(builder, builder.add(builder.or_(power, _constant(ty, 1 << 51)), more), F64)
 
-    return t.accumulator(t.accumulator, types.int64, t), codegen
+    return t.accumulator(t.accumulator, t.accumulator, types.int64, t), codegen
 
 
 def _near(builder: ir.IRBuilder, value: ir.Value, grid: ir.Value) -> ir.Value:
@@ -1100,6 +1105,7 @@ def store_bounds(
     address: Any,
     grid: Any,
     row: Any,
+    largest: Any,
     depth: Any,
     rest: Any,
     joined: Any,
@@ -1108,13 +1114,13 @@ def store_bounds(
 ) -> Any:
     """Store, one behind the other, what a table of areas is worth, 0 in lanes that are not valid.
 
-    Its unit; the magnitudes of a row of cells; twice the depth of cells; the most that a cell was rounded by; and up to
-    which sum of magnitudes any sum is exact, in whatever order: as much as 53 digits hold, down to the last one that
-    any cell has, if none was rounded.
+    Its unit; the largest magnitudes of a row of cells, and of a cell; twice the depth of cells; the most that a cell
+    was rounded by; and up to which sum of magnitudes any sum is exact, in any order: as much as 53 digits hold, down to
+    the last one that any cell has, if none was rounded.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        address, grid, row, depth, rest, joined, valid, _ = args
+        address, grid, row, largest, depth, rest, joined, valid, _ = args
         if not t.fixed:
             return context.get_dummy_value()
         ty, zero = ir.VectorType(I64, t.count), _constant(grid.type, 0.0)
@@ -1127,12 +1133,12 @@ def store_bounds(
         row = builder.fmul(row, _constant(row.type, 1 + ROUNDING))
         rest = _smaller(builder, rest, builder.fmul(unit, _constant(unit.type, 0.5)))
         used = _used(builder, valid, t)
-        for i, value in enumerate((unit, row, builder.fadd(depth, depth), rest, exact)):
+        for i, value in enumerate((unit, row, largest, builder.fadd(depth, depth), rest, exact)):
             value = builder.select(used, value, zero)
             _store(builder, builder.add(address, I64(i * t.accumulator_bytes)), value)
         return context.get_dummy_value()
 
-    return types.void(types.int64, *5 * [t.accumulator], types.int64, t), codegen
+    return types.void(types.int64, *6 * [t.accumulator], types.int64, t), codegen
 
 
 def _load_area(name: str, is_whole: bool) -> Any:
@@ -1504,7 +1510,7 @@ def _joined_rows(builder: ir.IRBuilder, source: ir.Value, step: ir.Value, line: 
 def _store_rows(
     builder: ir.IRBuilder, joined: list[list[ir.Value]], target: ir.Value, step: ir.Value, bins: int
 ) -> None:
-    """Store parts of joined vectors, `bins` of a lane each, lane by lane, rising: see `kernels.transpose`."""
+    """Store parts of joined vectors, `bins` of a lane each, lane by lane, rising: see `write.transpose`."""
     lane = 0
     for vectors in joined:
         for first in range(0, vectors[0].type.count, bins):

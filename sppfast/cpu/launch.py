@@ -19,11 +19,14 @@ from .. import memory
 from ..arrays import LINE_BYTES, Maps, address_of, remembered
 from ..cores import available_cores
 from ..plan import Grids, Plan
-from . import kernels, threads
+from . import descriptor, kernels, threads
 from .compile import c_function, digest
-from .kernels import PARTS_WAY, ROWS_WAY, SHARED_WAY
+from .descriptor import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from .lanes import BOUNDS, Reduction
 from .order import Order, blocks_of, by_place, order_windows, runs_of
+from .reduce import BLOCK_MODES
+from .rows import STRIPS_BYTES
+from .sums import PATCHES, SUM_CELLS
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
 SHARED_BYTES = 2**23  # of the largest tile of a whole map
@@ -53,7 +56,7 @@ BAND_SHARE = 8  # of a band, at most, are its bins, which are kept till those of
 SPILL = 32  # bins that a transposed block reads past the last
 KEEP_BYTES = 2**24  # of scratch memory, from one call to the next
 
-_NO_FIELDS = array("q", [0] * kernels.FIELDS)
+_NO_FIELDS = array("q", [0] * descriptor.FIELDS)
 _local = threading.local()
 
 
@@ -83,12 +86,12 @@ class Kernel:
 
 @cache
 def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] = kernels.build) -> Kernel:
-    """Describe a kernel."""
+    """Describe a kernel; of sums of 8 bits the narrow one is the wide one."""
     t = Reduction(dtype, mode, bool(narrow))
     return Kernel(
         dtype,
         mode,
-        narrow,
+        int(t.count < Reduction(dtype, mode, False).count),
         build,
         lanes=t.count,
         cell_bytes=t.count * t.cell.bits // 8,
@@ -136,27 +139,27 @@ def reduce_maps(
         return
     launch = (_launch_maps if plan.index is None else _launch_windows)(maps, plan, mode)
     fields = launch.fields[:]
-    fields[kernels.BASE_AT] = 0 if maps.ragged else address_of(kept)
-    fields[kernels.OUT_AT] = address_of(out)
-    fields[kernels.OUT_STEP] = out.strides[0]
+    fields[descriptor.BASE_AT] = 0 if maps.ragged else address_of(kept)
+    fields[descriptor.OUT_AT] = address_of(out)
+    fields[descriptor.OUT_STEP] = out.strides[0]
     if mode == "argmax":
-        fields[kernels.INDEX_AT] = address_of(targets[1])
-        fields[kernels.INDEX_STEP] = targets[1].strides[0]
+        fields[descriptor.INDEX_AT] = address_of(targets[1])
+        fields[descriptor.INDEX_STEP] = targets[1].strides[0]
     run(launch, fields, workers)
 
 
 def run(launch: Launch, fields: array[int], workers: int | None) -> None:
     """Do the tasks of a call, with scratch memory for each worker."""
     workers = _count_workers(workers, launch) if launch.parallel else 1
-    if fields[kernels.STREAM] and workers <= FEW_WORKERS and _fetches_lines():
-        fields[kernels.STREAM] = kernels.FETCHED
+    if fields[descriptor.STREAM] and workers <= FEW_WORKERS and _fetches_lines():
+        fields[descriptor.STREAM] = descriptor.FETCHED
     size = launch.scratch_bytes * workers
     scratch, address = _take_scratch(size + launch.bands_bytes)
-    fields[kernels.SCRATCH_AT] = address
-    fields[kernels.BANDS_AT] = address + size if launch.bands else 0
+    fields[descriptor.SCRATCH_AT] = address
+    fields[descriptor.BANDS_AT] = address + size if launch.bands else 0
     threads.crew.run(launch.kernel, fields.buffer_info()[0], launch.tasks, workers)
     if launch.bands:
-        fields[kernels.MERGE] = fields[kernels.CHUNKS] = 1
+        fields[descriptor.MERGE] = fields[descriptor.CHUNKS] = 1
         threads.crew.run(launch.kernel, fields.buffer_info()[0], launch.tasks // launch.bands, workers)
     _give_scratch(scratch, address)
 
@@ -177,10 +180,10 @@ def set_fields(fields: array[int], values: dict[int, Any]) -> None:
 def map_fields(maps: Maps) -> dict[int, int]:
     """Describe the maps to a kernel."""
     return {
-        kernels.BATCH_STEP: maps.batch_step,
-        kernels.MAPS_AT: maps.address,
-        kernels.MAPS_STEP: maps.table.strides[0] if maps.ragged else 0,
-        kernels.CHANNELS: maps.channels,
+        descriptor.BATCH_STEP: maps.batch_step,
+        descriptor.MAPS_AT: maps.address,
+        descriptor.MAPS_STEP: maps.table.strides[0] if maps.ragged else 0,
+        descriptor.CHANNELS: maps.channels,
     }
 
 
@@ -189,16 +192,16 @@ def edge_fields(plan: Plan) -> dict[int, int]:
     edges = plan.edges_at
     step = plan.edges.strides[0] if len(plan.edges) > 1 else 0
     return {
-        kernels.Y_EDGES_AT: edges,
-        kernels.Y_EDGES_STEP: step,
-        kernels.X_EDGES_AT: edges + 4 * plan.tall,
-        kernels.X_EDGES_STEP: step,
+        descriptor.Y_EDGES_AT: edges,
+        descriptor.Y_EDGES_STEP: step,
+        descriptor.X_EDGES_AT: edges + 4 * plan.tall,
+        descriptor.X_EDGES_STEP: step,
     }
 
 
 def level_fields(grids: Grids) -> dict[int, int]:
     """Describe the levels to a kernel."""
-    return {kernels.LEVELS_AT: address_of(grids.levels), kernels.LEVELS: len(grids.levels)}
+    return {descriptor.LEVELS_AT: address_of(grids.levels), descriptor.LEVELS: len(grids.levels)}
 
 
 def count_chunks(windows: int, tasks: int, cells: int, bins: int, packed: int) -> int:
@@ -252,9 +255,9 @@ def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
     if way.name == SHARED_WAY:
         if is_far(maps, kernel):
             first = by_place(plan.edges[:, 0], plan.edges[:, 1])
-        if kernel.mode in kernels.BLOCK_MODES:
+        if kernel.mode in BLOCK_MODES:
             choice = blocks_of(plan, packed, way.has_room)
-        elif kernel.is_sum and maps.widest <= kernels.SUM_CELLS:
+        elif kernel.is_sum and maps.widest <= SUM_CELLS:
             areas_bytes = _areas_bytes(maps, kernel) if plan.cells // packed >= _areas_from(maps, kernel) else 0
             choice = runs_of(plan, packed) if way.has_room else None
     order = order_windows(index, maps.count, choice, plan.room, first)
@@ -320,7 +323,7 @@ def _areas_from(maps: Maps, kernel: Kernel) -> int:
     One that leaves the near caches is not for 64 bits: sums of so many cells are seldom exact, and none is close.
     """
     size = _areas_bytes(maps, kernel)
-    if size > AREA_BYTES or maps.widest > kernels.SUM_CELLS or (size > SECOND_BYTES and maps.dtype.itemsize > 4):
+    if size > AREA_BYTES or maps.widest > SUM_CELLS or (size > SECOND_BYTES and maps.dtype.itemsize > 4):
         return MANY_CELLS
     return max(AREA_CELLS, AREA_CELLS * size // FAR_AREA_BYTES)
 
@@ -409,7 +412,7 @@ def _shared_from(maps: Maps, kernel: Kernel) -> int:
     if kernel.mode == "paired":
         return maps.largest * PAIR_CELLS
     is_mean = kernel.is_sum and kernel.build is kernels.build
-    if is_mean and maps.widest > kernels.SUM_CELLS:
+    if is_mean and maps.widest > SUM_CELLS:
         return 0  # a window wider than a part is summed in another order: that may not depend on the others
     near = maps.largest * kernel.cell_bytes <= TILE_BYTES
     return -(-maps.largest // 2) if near and not is_mean else maps.largest
@@ -503,16 +506,16 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Divisi
     address, laid_out, step = _lay_out(maps, plan.grids, kernel, name, work.group, work.bands, tables, places)
     fields = laid_out[:]
     set_fields(fields, edge_fields(plan))
-    fields[kernels.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
-    fields[kernels.MAY_BE_EMPTY] = plan.may_be_empty
-    fields[kernels.AREAS] = areas_bytes
-    fields[kernels.STREAM] = stream
+    fields[descriptor.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
+    fields[descriptor.MAY_BE_EMPTY] = plan.may_be_empty
+    fields[descriptor.AREAS] = areas_bytes
+    fields[descriptor.STREAM] = stream
     if order is not None:
-        fields[kernels.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if kernel.is_sum else 0
-        fields[kernels.ROWS_AT], fields[kernels.STARTS_AT] = order.rows_at, order.starts_at
-        fields[kernels.POWERS_AT] = order.powers_at
+        fields[descriptor.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if kernel.is_sum else 0
+        fields[descriptor.ROWS_AT], fields[descriptor.STARTS_AT] = order.rows_at, order.starts_at
+        fields[descriptor.POWERS_AT] = order.powers_at
     bands = work.bands if work.apart else 0
-    bands_bytes = work.tasks * fields[kernels.BANDS_STEP] if bands else 0
+    bands_bytes = work.tasks * fields[descriptor.BANDS_STEP] if bands else 0
     return Launch(address, fields, work.tasks, work.parallel, step, order, bands, bands_bytes)
 
 
@@ -521,7 +524,7 @@ def _lay_out(
     maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, tables: tuple[int, int], places: int
 ) -> tuple[int, array[int], int]:
     """Lay out scratch memory: the kernel's address, what of the descriptor no window changes, bytes for a worker."""
-    part = kernels.SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
+    part = SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
     tile = maps.largest if way == SHARED_WAY else max(min(maps.largest, part), 1)
     if way == ROWS_WAY:
         strip = -(-_strip_bytes(maps, grids, kernel) // kernel.cell_bytes)
@@ -536,18 +539,18 @@ def _lay_out(
     values = {
         **map_fields(maps),
         **level_fields(grids),
-        kernels.GROUP: group,
-        kernels.BLOCKS: -(-maps.channels // group),
-        kernels.SHARED: way == SHARED_WAY,
-        kernels.ROW_CELLS: _row_cells(grids, kernel) if way == ROWS_WAY else 0,
-        kernels.LINES: grids.lines,
-        kernels.TILE_CELLS: tile,
-        kernels.MORE_BYTES: more,
-        kernels.BINS: bins,
-        kernels.SCRATCH_STEP: step,
-        kernels.BANDS: bands,
-        kernels.BAND_CELLS: _band_cells(maps, grids, kernel),
-        kernels.BANDS_STEP: blocks * bins * kernel.bin_bytes,
+        descriptor.GROUP: group,
+        descriptor.BLOCKS: -(-maps.channels // group),
+        descriptor.SHARED: way == SHARED_WAY,
+        descriptor.ROW_CELLS: _row_cells(grids, kernel) if way == ROWS_WAY else 0,
+        descriptor.LINES: grids.lines,
+        descriptor.TILE_CELLS: tile,
+        descriptor.MORE_BYTES: more,
+        descriptor.BINS: bins,
+        descriptor.SCRATCH_STEP: step,
+        descriptor.BANDS: bands,
+        descriptor.BAND_CELLS: _band_cells(maps, grids, kernel),
+        descriptor.BANDS_STEP: blocks * bins * kernel.bin_bytes,
     }
     return kernel.address(way), fill_fields(values), step
 
@@ -555,11 +558,11 @@ def _lay_out(
 def stream_result(size: int, bins: int, shared: bool) -> tuple[int, int]:
     """Choose whether a result of so many bytes is streamed, and beside other work; and count places for its bins.
 
-    Two, where the transposed bins of a window wait until those of the next one are, see `kernels.can_wait`.
+    Two, where the transposed bins of a window wait until those of the next one are, see `write.can_wait`.
     """
     if size < STREAM_BYTES:
         return 0, 1
-    return (kernels.BESIDE, 2) if shared and bins <= WAITING_BINS and _streams_beside() else (1, 1)
+    return (descriptor.BESIDE, 2) if shared and bins <= WAITING_BINS and _streams_beside() else (1, 1)
 
 
 @cache
@@ -584,14 +587,14 @@ def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
         return strip + behind + kernel.bin_bytes
     strips = 2 * grids.lines + 2
     size = strips * strip + 8 * int(maps.heights.max())
-    return min(size, kernels.STRIPS_BYTES) + strips * (behind + 16) + kernel.bin_bytes
+    return min(size, STRIPS_BYTES) + strips * (behind + 16) + kernel.bin_bytes
 
 
 def _patch_bytes(grids: Grids, kernel: Kernel) -> int:
     """Size of the patches of a part, and of the tables of its strips along both axes."""
     if len(grids.levels) == 1:
         return 0
-    return kernels.PATCHES * kernel.bin_bytes + 8 * (kernels.SUM_CELLS + 8 * grids.lines + 16)
+    return PATCHES * kernel.bin_bytes + 8 * (SUM_CELLS + 8 * grids.lines + 16)
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:

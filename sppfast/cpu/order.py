@@ -18,7 +18,7 @@ from ..arrays import address_of
 from ..plan import Plan
 from . import counting
 from .counting import BLOCKS, MOST_POWER, NOTHING, RUNS
-from .kernels import COLUMNS, POWER, ROWS, X_EDGES, Y_EDGES
+from .descriptor import COLUMNS, POWER, ROWS, X_EDGES, Y_EDGES
 
 CELL_BLOCKS = 2  # a cell that is reduced by itself costs as much as so many blocks
 STEP_BLOCKS = 4  # to widen a cell of the tile by a step, as so many

@@ -10,9 +10,7 @@ from numba.core import types
 
 from ..arrays import LINE_BYTES
 from .compile import routine
-from .kernels import (
-    BASE_AT,
-    BATCH_STEP,
+from .descriptor import (
     BLOCKS,
     CHANNELS,
     COLUMNS,
@@ -26,8 +24,6 @@ from .kernels import (
     LEVELS,
     LEVELS_AT,
     LINES,
-    MAPS_AT,
-    MAPS_STEP,
     OUT_AT,
     ROWS,
     ROWS_AT,
@@ -37,13 +33,9 @@ from .kernels import (
     STATUS_AT,
     WHAT,
     X_EDGES,
-    X_EDGES_AT,
-    X_EDGES_STEP,
     Y_EDGES,
-    Y_EDGES_AT,
-    Y_EDGES_STEP,
-    list_strips,
-    strip_of,
+    edges_of,
+    map_of,
 )
 from .lanes import (
     SHUFFLE_BYTES,
@@ -72,6 +64,7 @@ from .lanes import (
     store_number,
     store_rounded,
 )
+from .sums import list_strips, strip_of
 from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
 
 LINE_ITEMS = LINE_BYTES // 4  # indices of a cache line
@@ -257,8 +250,7 @@ def lay_lines(desc, grads, x_edges, strips, width, lines, pitch, channel, t):
             for column in range(columns):
                 left, right = load_i32(places, column), load_i32(places, columns + column)
                 share = load_number(place, t) / (right - left) if left < right else 0.0
-                first = strip_of(strips, places, column, 0, width)
-                for strip in range(first, strip_of(strips, places, columns + column, 0, width)):
+                for strip in range(strip_of(strips, left, 0, width), strip_of(strips, right, 0, width)):
                     store_f64(lines, strip, load_f64(lines, strip) + share)
                 place += item_bytes(t)
             lines += pitch
@@ -309,8 +301,7 @@ def fill_row(target, values, cuts, count, t):
 def spread_map(desc, planes, map_, row, channel, valid, scratch, t):
     """Write the gradient of a map's means. Cells in the same bins are equal. Bound: every cell is written once."""
     height, width = load_i64(map_, 1), load_i64(map_, 2)
-    y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
-    x_edges = load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
+    y_edges, x_edges = edges_of(desc, row)
     grads = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP)
     cuts, strips = scratch, scratch + 8 * (width + 2)
     count = list_strips(desc, cuts, strips, x_edges, COLUMNS, X_EDGES, 0, width)
@@ -341,8 +332,7 @@ def run_task(desc, task, worker, t):
     """Sum the gradients of all windows of one map, one group of channels."""
     blocks, group, what = load_i64(desc, BLOCKS), load_i64(desc, GROUP), load_i64(desc, WHAT)
     number, channel = task // blocks, task % blocks * group
-    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
-    source = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
+    map_, source = map_of(desc, number)
     valid = min(group, load_i64(desc, CHANNELS) - channel)
     size = load_i64(map_, 1) * load_i64(map_, 2) * item_bytes(t)
     planes = load_i64(load_i64(desc, OUT_AT), number) + channel * size

@@ -15,9 +15,7 @@ from numba.core import types
 
 from ..arrays import LINE_BYTES
 from .compile import compiled_later, routine
-from .kernels import (
-    BASE_AT,
-    BATCH_STEP,
+from .descriptor import (
     BINS,
     BLOCKS,
     CHANNELS,
@@ -51,16 +49,11 @@ from .kernels import (
     Y_EDGES,
     Y_EDGES_AT,
     Y_EDGES_STEP,
-    can_wait,
-    copy_window,
-    lines_beside,
-    other_row,
-    pack,
-    prefetch_ends,
+    edges_of,
+    grid_at,
+    map_of,
     row_at,
-    send_line,
-    transpose_levels,
-    write,
+    windows_of,
 )
 from .lanes import (
     accumulator_bytes,
@@ -86,6 +79,8 @@ from .lanes import (
     store_i64,
     store_rounded,
 )
+from .pack import pack
+from .write import can_wait, copy_window, lines_beside, other_row, prefetch_ends, send_line, transpose_levels, write
 
 TAP_BYTES = 16  # int64 place, float64 weight
 RECENT = 3  # taps that those after them are likely to meet again
@@ -170,7 +165,7 @@ def taps_at(record, bins):
 
 
 @routine(types.int64)
-def edges_of(desc, level, row, axis):
+def places_of(desc, level, row, axis):
     """Find where the bins of a level of a window begin and, behind that, end along an axis."""
     if axis:
         return load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP) + 4 * load_i64(level, X_EDGES)
@@ -198,7 +193,7 @@ def most_taps(desc, level, row, map_, axis):
     if sampling == 0:  # samples of a bin are at least half a cell apart: no more of them lie near the map
         near = ceil(min(extent_of(desc, row, axis) / bins, MANY)) + 1
         return 2 * bins * min(near, 2 * load_i64(map_, 1 + axis) + 8)
-    edges, total = edges_of(desc, level, row, axis), 0
+    edges, total = places_of(desc, level, row, axis), 0
     for bin_ in range(bins):
         total += max(load_i32(edges, bins + bin_) - load_i32(edges, bin_), 0)
     return total
@@ -232,7 +227,7 @@ def lay_records(desc, windows, room, records):
 @routine()
 def tabulate_edges(desc, level, row, record, bins, axis):
     """Write the record of an axis of a window from its edges."""
-    places = edges_of(desc, level, row, axis)
+    places = places_of(desc, level, row, axis)
     total = 0
     for bin_ in range(bins):
         store_i64(record, bin_, total)
@@ -361,14 +356,9 @@ def gather_window(desc, row, tile, bins, waiting, beside, map_, address, channel
 def run_gather(desc, task, worker, t):
     """Align a chunk of the windows of one map, one channel block."""
     chunks, blocks = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
-    chunk, channel = task % chunks, task // chunks % blocks * lane_count(t)
-    number = task // chunks // blocks
-    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
-    address = load_i64(desc, BASE_AT) + number * load_i64(desc, BATCH_STEP) + load_i64(map_, 0)
-    starts = load_i64(desc, STARTS_AT)
-    begin = load_i64(starts, number)
-    count = load_i64(starts, number + 1) - begin
-    first, last = begin + count * chunk // chunks, begin + count * (chunk + 1) // chunks
+    channel, number = task // chunks % blocks * lane_count(t), task // chunks // blocks
+    map_, address = map_of(desc, number)
+    first, last = windows_of(desc, number, task % chunks)
     tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     bins = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
     flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
@@ -378,8 +368,7 @@ def run_gather(desc, task, worker, t):
         pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
     for i in range(first, last):
         row = row_at(desc, i)
-        if load_i64(desc, STREAM):
-            prefetch_ends(desc, row, channel, t)
+        prefetch_ends(desc, row, channel, t)
         lines, beside = lines_beside(desc, row, before, waiting, channel, t)
         gather_window(desc, row, tile, bins, lines, beside, map_, address, channel, t)
         other = other_row(desc, i, last, before)
@@ -449,9 +438,8 @@ def run_spread(desc, task, worker, t):
     """Sum the gradients of all windows of one map, one channel block: no other task writes there."""
     blocks = load_i64(desc, BLOCKS)
     number, channel = task // blocks, task % blocks * lane_count(t)
-    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
-    area = load_i64(map_, 1) * load_i64(map_, 2)
-    channels = load_i64(desc, CHANNELS)
+    map_, _ = map_of(desc, number)
+    area, channels = load_i64(map_, 1) * load_i64(map_, 2), load_i64(desc, CHANNELS)
     tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     flat = tile + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)
     cells = flat + load_i64(desc, TILE_CELLS) * lane_count(t) * out_item_bytes(t)
@@ -501,8 +489,7 @@ def spread_block(cell, tile, width, top, bottom, left, right, weight, t):
 @routine()
 def spread_strips(desc, level, tile, width, cells, y_edges, x_edges, y_strips, x_strips, t):
     """Add the gradients of a level's bins to where strips cross."""
-    rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
-    y_places, x_places = y_edges + 4 * load_i64(level, Y_EDGES), x_edges + 4 * load_i64(level, X_EDGES)
+    rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
     for y in range(rows):
         top, bottom = load_i32(y_places, y), load_i32(y_places, rows + y)
         for x in range(columns):
@@ -520,10 +507,9 @@ def run_spread_map(desc, task, worker, t):
     """Write the gradient of the means of one map, one channel block. Bound: every cell is written once."""
     blocks = load_i64(desc, BLOCKS)
     number, channel = task // blocks, task % blocks * lane_count(t)
-    map_ = load_i64(desc, MAPS_AT) + number * load_i64(desc, MAPS_STEP)
+    map_, _ = map_of(desc, number)
     height, width = load_i64(map_, 1), load_i64(map_, 2)
-    y_edges = load_i64(desc, Y_EDGES_AT) + number * load_i64(desc, Y_EDGES_STEP)
-    x_edges = load_i64(desc, X_EDGES_AT) + number * load_i64(desc, X_EDGES_STEP)
+    y_edges, x_edges = edges_of(desc, number)
     tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
     sums = tile + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)
     flat = sums + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)

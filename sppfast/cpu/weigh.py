@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..arrays import LINE_BYTES, Maps, address_of
 from ..plan import Plan, Samples
-from . import kernels, scatter, taps
-from .kernels import ROWS
+from . import descriptor, scatter, taps
+from .descriptor import ROWS
 from .launch import (
     SERIAL_ITEMS,
     SPILL,
@@ -67,14 +67,14 @@ class Table:
     ) -> None:
         index, records = _index_of(plan, maps), 2 * len(plan.grids.levels)
         self._places = np.empty(records * len(index) + 2, dtype=np.int64)
-        places = {kernels.RECORDS_AT: address_of(self._places), kernels.MAP_NUMBERS_AT: address_of(index)}
+        places = {descriptor.RECORDS_AT: address_of(self._places), descriptor.MAP_NUMBERS_AT: address_of(index)}
         self.fields = fill_fields(_window_fields(plan) | map_fields(maps) | places)
         address = self.fields.buffer_info()[0]
         self.count: int = taps.lay_records(address, len(index), room, address_of(self._places))
         size, self.cells = self._places[records * self.count :][:2].tolist()
         self._memory = np.empty(size, dtype=np.uint8)
         chunks = -(-self.count // TABLE_WINDOWS)
-        own = {kernels.TABLE_AT: address_of(self._memory), kernels.CHUNKS: chunks, kernels.WINDOWS: self.count}
+        own = {descriptor.TABLE_AT: address_of(self._memory), descriptor.CHUNKS: chunks, descriptor.WINDOWS: self.count}
         set_fields(self.fields, own)
         precision = "float64" if maps.dtype.itemsize == 8 else "float32"
         kernel = kernel_of(precision, mode, 0, taps.build_tabulate).address()
@@ -123,16 +123,16 @@ def _align_part(
     packed = maps.count * maps.largest if shared else 0
     chunks = count_chunks(len(index), maps.count * blocks, table.cells, samples.grids.bins, packed) if parallel else 1
     fields = {
-        kernels.BASE_AT: 0 if maps.ragged else address_of(kept),
-        kernels.OUT_AT: address_of(target),
-        kernels.OUT_STEP: target.strides[0],
-        kernels.BLOCKS: blocks,
-        kernels.GROUP: kernel.lanes,
-        kernels.CHUNKS: chunks,
-        kernels.SHARED: shared,
-        kernels.STREAM: stream,
-        kernels.TILE_CELLS: tile,
-        kernels.BINS: bins,
+        descriptor.BASE_AT: 0 if maps.ragged else address_of(kept),
+        descriptor.OUT_AT: address_of(target),
+        descriptor.OUT_STEP: target.strides[0],
+        descriptor.BLOCKS: blocks,
+        descriptor.GROUP: kernel.lanes,
+        descriptor.CHUNKS: chunks,
+        descriptor.SHARED: shared,
+        descriptor.STREAM: stream,
+        descriptor.TILE_CELLS: tile,
+        descriptor.BINS: bins,
     }
     scratch = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + places * kernel.result_bytes)
     first = None
@@ -175,10 +175,10 @@ def scatter_maxima(
     fields = {
         **level_fields(plan.grids),
         **map_fields(maps),
-        kernels.WHAT: scatter.MORE_MAXIMA if more else scatter.MAXIMA,
-        kernels.INDEX_AT: address_of(indices),
-        kernels.INDEX_STEP: indices.strides[0],
-        kernels.STATUS_AT: address_of(status),
+        descriptor.WHAT: scatter.MORE_MAXIMA if more else scatter.MAXIMA,
+        descriptor.INDEX_AT: address_of(indices),
+        descriptor.INDEX_STEP: indices.strides[0],
+        descriptor.STATUS_AT: address_of(status),
     }
     _scatter(grad, maps, fields, None, _index_of(plan, maps), targets, 0, workers)
     return int(status[0])
@@ -194,7 +194,7 @@ def scatter_peaks(
 ) -> None:
     """Add the gradients of RoI align's maxima to the cells that they came from."""
     table = Table(maps, samples, "peak", workers)
-    fields = {kernels.WHAT: scatter.PEAKS, kernels.BASE_AT: 0 if maps.ragged else address_of(kept)}
+    fields = {descriptor.WHAT: scatter.PEAKS, descriptor.BASE_AT: 0 if maps.ragged else address_of(kept)}
     _scatter(grad, maps, fields, table, samples.index, targets, 0, workers)
 
 
@@ -205,7 +205,7 @@ def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArra
     if maps.largest * kernel.bin_bytes <= LANES_BYTES:
         return _spread(kernel, grad, maps, plan, fields, None, targets, workers)
     lines, widest = int(plan.grids.levels[:, ROWS].sum()), 8 * maps.widest + LINE_BYTES
-    fields |= {kernels.WHAT: scatter.MEANS, kernels.LINES: lines}
+    fields |= {descriptor.WHAT: scatter.MEANS, descriptor.LINES: lines}
     scratch = (4 + _group(maps) * lines) * widest + 16 * lines + 8 * LINE_BYTES
     _scatter(grad, maps, fields, None, _index_of(plan, maps), targets, scratch, workers)
 
@@ -226,13 +226,13 @@ def _spread(
     addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
     size = grad.size + sum(target.size for target in targets)
     fields |= {
-        kernels.GRAD_AT: address_of(grad),
-        kernels.GRAD_STEP: grad.strides[0],
-        kernels.OUT_AT: address_of(addresses),
-        kernels.BLOCKS: blocks,
-        kernels.STREAM: size * maps.dtype.itemsize >= STREAM_BYTES,
-        kernels.TILE_CELLS: cells,
-        kernels.BINS: bins,
+        descriptor.GRAD_AT: address_of(grad),
+        descriptor.GRAD_STEP: grad.strides[0],
+        descriptor.OUT_AT: address_of(addresses),
+        descriptor.BLOCKS: blocks,
+        descriptor.STREAM: size * maps.dtype.itemsize >= STREAM_BYTES,
+        descriptor.TILE_CELLS: cells,
+        descriptor.BINS: bins,
     }
     scratch = cells * (kernel.bin_bytes + kernel.result_bytes) + bins * kernel.cell_bytes + LINE_BYTES
     if table is None:  # sums of strips, and the strips: at most as many as there are cells
@@ -256,11 +256,11 @@ def _scatter(
     blocks = -(-maps.channels // group)
     addresses = np.array([address_of(target) for target in targets], dtype=np.int64)
     fields |= {
-        kernels.GROUP: group,
-        kernels.BLOCKS: blocks,
-        kernels.GRAD_AT: address_of(grad),
-        kernels.GRAD_STEP: grad.strides[0],
-        kernels.OUT_AT: address_of(addresses),
+        descriptor.GROUP: group,
+        descriptor.BLOCKS: blocks,
+        descriptor.GRAD_AT: address_of(grad),
+        descriptor.GRAD_STEP: grad.strides[0],
+        descriptor.OUT_AT: address_of(addresses),
     }
     parallel = grad.size + sum(target.size for target in targets) >= SERIAL_ITEMS
     _run(kernel, table, order_windows(index, maps.count), fields, maps.count * blocks, parallel, scratch, workers)
@@ -279,8 +279,8 @@ def _run(
     """Do the tasks of a kernel whose windows are ordered by map."""
     step = -(-scratch // LINE_BYTES) * LINE_BYTES
     values = table.fields[:] if table else fill_fields({})
-    places = {kernels.ROWS_AT: order.rows_at, kernels.STARTS_AT: order.starts_at}
-    set_fields(values, fields | places | {kernels.SCRATCH_STEP: step})
+    places = {descriptor.ROWS_AT: order.rows_at, descriptor.STARTS_AT: order.starts_at}
+    set_fields(values, fields | places | {descriptor.SCRATCH_STEP: step})
     launch = Launch(kernel.address(), values, tasks, parallel, step, order)
     run(launch, launch.fields, workers)
 
@@ -298,5 +298,5 @@ def _group(maps: Maps) -> int:
 def _window_fields(plan: Plan | Samples) -> dict[int, int]:
     levels = level_fields(plan.grids)
     if isinstance(plan, Plan):
-        return {kernels.SAMPLING: -1, **edge_fields(plan), **levels}
-    return {kernels.SAMPLING: plan.ratio, kernels.WINDOWS_AT: address_of(plan.windows), **levels}
+        return {descriptor.SAMPLING: -1, **edge_fields(plan), **levels}
+    return {descriptor.SAMPLING: plan.ratio, descriptor.WINDOWS_AT: address_of(plan.windows), **levels}

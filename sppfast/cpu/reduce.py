@@ -1,0 +1,267 @@
+"""Reduce: bins from the cells of a tile or a map, coarser levels from finer ones; then settle what is empty."""
+
+from numba.core import types
+
+from ..arrays import LINE_BYTES
+from .compile import routine
+from .descriptor import (
+    COLUMNS,
+    EVERYTHING,
+    FINER,
+    FIRST,
+    LEVEL_BYTES,
+    LEVELS,
+    LEVELS_AT,
+    MAY_BE_EMPTY,
+    PARTS_WAY,
+    POWER,
+    ROWS,
+    SHARED_WAY,
+    TALL,
+    WIDE,
+    X_EDGES,
+    Y_EDGES,
+    grid_at,
+    lies_outside,
+)
+from .lanes import (
+    accumulator_bytes,
+    add_bin,
+    add_cell,
+    add_raw_cell,
+    begin,
+    begin_row,
+    cell_bytes,
+    end_row,
+    is_sum,
+    item_bytes,
+    load_accumulator,
+    load_i32,
+    load_i64,
+    prefetch_read,
+    settle,
+    start,
+    store_accumulator,
+)
+from .write import send_line
+
+AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
+BLOCK_MODES = "max", "paired"  # cells may be reduced twice, and in any order
+
+
+@routine()
+def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, box, held, y0, y1, x0, x1, t):
+    """Reduce the bins of a window in a box over the cells [y0, y1) x [x0, x1), on top of what is held of them.
+
+    `cells` is where the map's first cell would lie; `step` is from row to row, `across` from column to column.
+    Bound: one vector load and one vector operation per line of a cell, for each bin that it is in.
+    """
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        if load_i64(level, FINER) >= 0:
+            continue
+        rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
+        place = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        for row in range(rows):
+            low, high = load_i32(y_places, row), load_i32(y_places, rows + row)
+            top, bottom = max(low, y0), min(high, y1)
+            for column in range(columns):
+                first, last = load_i32(x_places, column), load_i32(x_places, columns + column)
+                if lies_outside(box, low, high, first, last, t):
+                    continue
+                left, right, bin_ = max(first, x0), min(last, x1), place + column * accumulator_bytes(t)
+                accumulator = load_accumulator(bin_, t) if held else start(t)
+                if top < bottom and left < right:
+                    accumulator = begin(accumulator, top * map_width + left, t)
+                for y in range(top, bottom):
+                    line = begin_row(accumulator, t)
+                    for x in range(left, right):
+                        cell = cells + y * step + x * across
+                        line = add_cell(line, cell, y * map_width + x, t)
+                    accumulator = end_row(accumulator, line, t)
+                store_accumulator(bin_, accumulator, t)
+            place += columns * accumulator_bytes(t)
+
+
+@routine(only=lambda t: t.way == PARTS_WAY and t.mode != "avg")
+def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, t):
+    """Reduce the rows [y0, y1) of a window, some channel blocks at once, from a map whose channels lie side by side.
+
+    Row by row, so that memory is read in its order; the blocks of a cell share its page.
+    Bound: to read the map once for each level that is not joined from another.
+    """
+    map_width, step, across = load_i64(map_, 2), load_i64(map_, 4), load_i64(map_, 5)
+    cells = address + channel * item_bytes(t)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        if load_i64(level, FINER) >= 0:
+            continue
+        rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
+        first = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        for row in range(rows):
+            top, bottom = max(load_i32(y_places, row), y0), min(load_i32(y_places, rows + row), y1)
+            for y in range(min(top, bottom - 1), bottom):
+                for column in range(columns):
+                    left = load_i32(x_places, column)
+                    right = load_i32(x_places, columns + column) if y >= top else left
+                    place = first + (row * columns + column) * accumulator_bytes(t)
+                    ahead = (right - left) * across  # the next bin's cells
+                    if blocks * (right - left) * cell_bytes(t) > 2 * AHEAD_BYTES:
+                        ahead = AHEAD_BYTES
+                    for block in range(blocks):
+                        bin_, from_ = place + block * bins_step, cells + y * step + block * cell_bytes(t)
+                        accumulator = load_accumulator(bin_, t) if y > top else start(t)
+                        if y == top and left < right:
+                            accumulator = begin(accumulator, top * map_width + left, t)
+                        for x in range(left, right):
+                            prefetch_read(from_ + x * across + ahead)
+                            prefetch_read(from_ + x * across + ahead + LINE_BYTES)
+                            accumulator = add_raw_cell(accumulator, from_ + x * across, y * map_width + x, t)
+                        store_accumulator(bin_, accumulator, t)
+
+
+@routine(only=lambda t: t.mode in BLOCK_MODES)
+def widen(target, source, height, width, down, right, t):
+    """Make every cell the larger of itself and the cell `down` and to the `right` of it; in place too."""
+    size = cell_bytes(t)
+    for y in range(height):
+        for x in range(width):
+            cell = (y * width + x) * size
+            accumulator = load_accumulator(source + cell, t)
+            if y + down < height and x + right < width:
+                accumulator = add_bin(accumulator, source + cell + (down * width + right) * size, t)
+            store_accumulator(target + cell, accumulator, t)
+
+
+@routine(only=lambda t: t.mode in BLOCK_MODES)
+def reduce_blocks(desc, tile, bins, y_edges, x_edges, map_width, tall, wide, waiting, beside, t):
+    """Reduce the bins of the finest level from overlapping blocks of `tall` x `wide` cells: two down, or more across.
+
+    Bound: a vector load and operation per line of a block. With each bin a line of what is `waiting` is sent to
+    `beside`, if that is not 0.
+    """
+    level = load_i64(desc, LEVELS_AT)
+    rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
+    bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+    down, across = tall * map_width * cell_bytes(t), wide * cell_bytes(t)
+    ahead = beside - waiting
+    for row in range(rows):
+        top = tile + load_i32(y_places, row) * map_width * cell_bytes(t)
+        bottom = tile + load_i32(y_places, rows + row) * map_width * cell_bytes(t) - down
+        for column in range(columns):
+            left = load_i32(x_places, column) * cell_bytes(t)
+            right = load_i32(x_places, columns + column) * cell_bytes(t) - across
+            accumulator = add_cell(start(t), top + left, 0, t)
+            accumulator = add_cell(accumulator, top + right, 0, t)
+            accumulator = add_cell(accumulator, bottom + left, 0, t)
+            accumulator = add_cell(accumulator, bottom + right, 0, t)
+            x = left + across
+            while x < right:
+                accumulator = add_cell(accumulator, top + x, 0, t)
+                accumulator = add_cell(accumulator, bottom + x, 0, t)
+                x += across
+            store_accumulator(bin_, accumulator, t)
+            bin_ += accumulator_bytes(t)
+            if beside:
+                send_line(waiting + ahead, waiting)
+                waiting += LINE_BYTES
+
+
+@routine(types.int64, only=lambda t: t.way == SHARED_WAY and t.mode != "avg")
+def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, power, waiting, beside, t):
+    """Reduce a window from the tile of the whole map, and widen that as far as the window's blocks ask for.
+
+    `state` is how far it is: windows come in rising order of their powers. `waiting` and `beside` as in
+    `reduce_blocks`, where the window is reduced from blocks.
+    """
+    height, width = load_i64(map_, 1), load_i64(map_, 2)
+    if power < 0:
+        step, across = width * cell_bytes(t), cell_bytes(t)
+        cells = (False, 0, height, 0, width)
+        reduce_bins(desc, tile, step, across, bins, y_edges, x_edges, width, EVERYTHING, *cells, t)
+        return state
+    tall, wide = power // POWER, power % POWER
+    while state < tall * POWER:
+        widen(tile, tile, height, width, 1 << (state // POWER), 0, t)
+        state = (state // POWER + 1) * POWER
+    while state < power:
+        from_ = wide_tile if state % POWER else tile
+        widen(wide_tile, from_, height, width, 0, 1 << (state % POWER), t)
+        state += 1
+    tile = wide_tile if wide else tile
+    reduce_blocks(desc, tile, bins, y_edges, x_edges, width, 1 << tall, 1 << wide, waiting, beside, t)
+    return state
+
+
+@routine()
+def join_levels(desc, bins, t):
+    """Reduce the levels whose bins are unions of a finer level's bins."""
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        finer = load_i64(level, FINER)
+        if finer < 0:
+            continue
+        tall, wide = load_i64(level, TALL), load_i64(level, WIDE)
+        columns = load_i64(level, COLUMNS)
+        from_level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * finer
+        step = accumulator_bytes(t)
+        next_line = step + (columns - 1) * wide * step
+        bin_ = bins + load_i64(level, FIRST) * step
+        finer_bins = bins + load_i64(from_level, FIRST) * step
+        for row in range(load_i64(level, ROWS)):
+            for column in range(columns):
+                accumulator = start(t)
+                line = finer_bins + (row * tall * columns + column) * wide * step
+                left, across = tall * wide, wide
+                while left:
+                    accumulator = add_bin(accumulator, line, t)
+                    left, across = left - 1, across - 1
+                    line += step if across else next_line
+                    across = across if across else wide
+                store_accumulator(bin_, accumulator, t)
+                bin_ += step
+
+
+@routine(types.int64)
+def count_empty(edges, bins):
+    """Count the bins of a level along an axis that have no cells."""
+    count = 0
+    for i in range(bins):
+        count += load_i32(edges, bins + i) <= load_i32(edges, i)
+    return count
+
+
+@routine(types.int64)
+def has_empty_bins(desc, y_edges, x_edges):
+    """Tell whether a window has bins without cells: joined levels have none where the finer ones have none."""
+    count = 0
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        if load_i64(level, FINER) < 0:
+            count += count_empty(y_edges + 4 * load_i64(level, Y_EDGES), load_i64(level, ROWS))
+            count += count_empty(x_edges + 4 * load_i64(level, X_EDGES), load_i64(level, COLUMNS))
+    return count
+
+
+@routine()
+def settle_bins(desc, bins, y_edges, x_edges, box, t):
+    """Divide sums by the cells of their bins in a box, and make the value of an empty bin 0."""
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
+        bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        for row in range(rows):
+            top, bottom = load_i32(y_places, row), load_i32(y_places, rows + row)
+            for column in range(columns):
+                left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
+                if not lies_outside(box, top, bottom, left, right, t):
+                    settle(bin_, max(bottom - top, 0) * max(right - left, 0), t)
+                bin_ += accumulator_bytes(t)
+
+
+@routine()
+def finish_bins(desc, bins, y_edges, x_edges, settled, t):
+    """Join the levels of a window, and settle their bins, unless they are."""
+    join_levels(desc, bins, t)
+    if not settled and (is_sum(t) or (load_i64(desc, MAY_BE_EMPTY) and has_empty_bins(desc, y_edges, x_edges))):
+        settle_bins(desc, bins, y_edges, x_edges, EVERYTHING, t)

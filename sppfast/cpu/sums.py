@@ -1,0 +1,158 @@
+"""Sums of bins from those of patches, which are in the same bins of all levels, and from those of runs of cells."""
+
+from numba.core import types
+
+from .compile import routine
+from .descriptor import (
+    COLUMNS,
+    FIRST,
+    LEVEL_BYTES,
+    LEVELS,
+    LEVELS_AT,
+    LINES,
+    ROWS,
+    SHARED_WAY,
+    X_EDGES,
+    Y_EDGES,
+    grid_at,
+    lies_outside,
+)
+from .lanes import (
+    accumulator_bytes,
+    add_bin,
+    add_cell,
+    cell_bytes,
+    end_row,
+    load_accumulator,
+    load_i32,
+    load_i64,
+    start,
+    store_accumulator,
+    store_i64,
+)
+
+SUM_CELLS = 2048  # of a part that is summed
+PATCHES = 512  # of it, at most
+
+
+@routine(types.int64)
+def list_strips(desc, cuts, strips, edges, counts, places, low, high):
+    """List strips along an axis: the rows, or columns, from `low` to `high` that lie in the same bins of all levels.
+
+    Lists where strips begin and the last one ends, and for each row the strip that begins there or before; counts them.
+    """
+    for y in range(high - low + 1):
+        store_i64(strips, y, 0)
+    store_i64(strips, 0, 1)
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        at = edges + 4 * load_i64(level, places)
+        for row in range(2 * load_i64(level, counts)):
+            store_i64(strips, min(max(load_i32(at, row), low), high) - low, 1)
+    count = 0
+    for y in range(high - low):
+        if load_i64(strips, y):
+            store_i64(cuts, count, low + y)
+            count += 1
+        store_i64(strips, y, count - 1)
+    store_i64(strips, high - low, count)
+    store_i64(cuts, count, high)
+    return count
+
+
+@routine(types.int64)
+def strip_of(strips, edge, low, high):
+    """Find the strip that begins at an edge."""
+    return load_i64(strips, min(max(edge, low), high) - low)
+
+
+@routine(types.boolean, only=lambda t: t.mode == "avg")
+def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, box, held, y0, y1, x0, x1, t):
+    """Sum the bins of a window in a box over a part of its cells from patches, cells in the same bins of all levels.
+
+    Bound: one vector load, conversion and addition per line of a cell, however many bins it is in. Returns whether that
+    is less work than to sum the cells of each bin; otherwise it does nothing.
+    """
+    size, levels, area = accumulator_bytes(t), load_i64(desc, LEVELS), (y1 - y0) * (x1 - x0)
+    if levels == 1 or y0 >= y1 or x0 >= x1:
+        return False
+    y_cuts, x_cuts = more, more + 16 * load_i64(desc, LINES) + 16
+    y_strips = x_cuts + 16 * load_i64(desc, LINES) + 16
+    x_strips = y_strips + 8 * (y1 - y0 + 1)
+    patches = x_strips + 8 * (x1 - x0 + 1)
+    tall = list_strips(desc, y_cuts, y_strips, y_edges, ROWS, Y_EDGES, y0, y1)
+    wide = list_strips(desc, x_cuts, x_strips, x_edges, COLUMNS, X_EDGES, x0, x1)
+    if tall * wide > PATCHES or tall * wide * levels > area * (levels - 1):
+        return False
+    for i in range(tall):
+        top, bottom = load_i64(y_cuts, i), load_i64(y_cuts, i + 1)
+        for j in range(wide):
+            left, right = load_i64(x_cuts, j), load_i64(x_cuts, j + 1)
+            if lies_outside(box, top, bottom, left, right, t):
+                continue
+            accumulator = start(t)
+            for y in range(top, bottom):
+                for x in range(left, right):
+                    accumulator = add_cell(accumulator, cells + y * step + x * across, 0, t)
+            store_accumulator(patches + (i * wide + j) * size, accumulator, t)
+    for i in range(levels):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
+        bin_ = bins + load_i64(level, FIRST) * size
+        for row in range(rows):
+            low, high = load_i32(y_places, row), load_i32(y_places, rows + row)
+            top, bottom = strip_of(y_strips, low, y0, y1), strip_of(y_strips, high, y0, y1)
+            for column in range(columns):
+                first, last = load_i32(x_places, column), load_i32(x_places, columns + column)
+                left, right = strip_of(x_strips, first, x0, x1), strip_of(x_strips, last, x0, x1)
+                if not lies_outside(box, low, high, first, last, t):
+                    accumulator = load_accumulator(bin_, t) if held else start(t)
+                    for y in range(top, bottom):
+                        for x in range(left, right):
+                            accumulator = add_bin(accumulator, patches + (y * wide + x) * size, t)
+                    store_accumulator(bin_, accumulator, t)
+                bin_ += size
+    return True
+
+
+def shares_sums(t):
+    """Tell whether a kernel sums the windows that share a tile."""
+    return t.way == SHARED_WAY and t.mode == "avg"
+
+
+@routine(only=shares_sums)
+def lengthen(runs, tile, cells, width, length, t):
+    """Make each run of `length - 1` cells of a row, summed in the order of a bin's, longer by a cell."""
+    for i in range(cells):
+        if i % width + length <= width:
+            run = runs + i * accumulator_bytes(t)
+            accumulator = load_accumulator(run, t) if length > 1 else start(t)
+            store_accumulator(run, add_cell(accumulator, tile + (i + length - 1) * cell_bytes(t), 0, t), t)
+
+
+@routine(types.int64, only=shares_sums)
+def sum_runs(desc, tile, runs, length, longer, bins, y_edges, x_edges, map_, t):
+    """Sum the bins of a window of one level from runs of cells, made `longer` where they are not yet, and single cells.
+
+    Bound: a vector load and addition per line of a run, for each row of a bin. Returns how long the runs are.
+    """
+    height, width = load_i64(map_, 1), load_i64(map_, 2)
+    while length < longer:
+        length += 1
+        lengthen(runs, tile, height * width, width, length, t)
+    level = load_i64(desc, LEVELS_AT)
+    rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
+    bin_ = bins
+    for row in range(rows):
+        top, bottom = load_i32(y_places, row) * width, load_i32(y_places, rows + row) * width
+        for column in range(columns):
+            left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
+            accumulator = start(t)
+            for line in range(top, bottom, width):
+                run = load_accumulator(runs + (line + left) * accumulator_bytes(t), t)
+                for x in range(left + length, right):
+                    run = add_cell(run, tile + (line + x) * cell_bytes(t), 0, t)
+                accumulator = end_row(accumulator, run, t)
+            store_accumulator(bin_, accumulator, t)
+            bin_ += accumulator_bytes(t)
+    return length
