@@ -39,6 +39,8 @@ class Grids:
         Levels that are not unions of finer ones, and their bins.
     lines : int
         Rows of bins of all levels, or columns, whichever are more.
+    tall : int
+        How many of a row of edges are along y, see `Plan`.
     """
 
     levels: NDArray[np.int64]
@@ -47,6 +49,7 @@ class Grids:
     apart: int
     bins_apart: int
     lines: int
+    tall: int
 
 
 @dataclass(eq=False, slots=True)
@@ -65,8 +68,6 @@ class Plan:
         each number of bins their starts and their stops.
     edges_at : int
         Address of them.
-    tall : int
-        How many of a row are along y.
     cells : int
         Of all windows.
     may_be_empty : bool
@@ -79,7 +80,6 @@ class Plan:
     grids: Grids
     edges: Edges
     edges_at: int
-    tall: int
     cells: int
     may_be_empty: bool
     room: int = 0
@@ -155,8 +155,7 @@ def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.i
     """
     bins, cells = _divide(pyramid.levels, pyramid.bins, heights, widths, unions), int((heights * widths).sum())
     edges = np.concatenate([bins.y_edges, bins.x_edges], axis=1)
-    tall = bins.y_edges.shape[1]
-    return Plan(None, bins.grids, edges, address_of(edges), tall, cells, pyramid.bins == "caffe")
+    return Plan(None, bins.grids, edges, address_of(edges), cells, pyramid.bins == "caffe")
 
 
 def plan_bytes(pyramid: Pyramid) -> int:
@@ -167,7 +166,12 @@ def plan_bytes(pyramid: Pyramid) -> int:
 @lru_cache(maxsize=256)
 def window_edges(levels: tuple[Level, ...]) -> int:
     """Count the edges of a window along both axes."""
-    return sum(WINDOW_FIELDS + 2 * sum(counts) for counts in counts_of(levels))
+    return sum(axis_edges(counts) for counts in counts_of(levels))
+
+
+def axis_edges(counts: tuple[int, ...]) -> int:
+    """Count the edges of a window along an axis that has these numbers of bins."""
+    return WINDOW_FIELDS + 2 * sum(counts)
 
 
 @lru_cache(maxsize=256)
@@ -177,9 +181,9 @@ def counts_of(levels: tuple[Level, ...]) -> tuple[tuple[int, ...], tuple[int, ..
     return rows, columns
 
 
-def bins_by_extent(levels: tuple[Level, ...], rule: str, count: int, longest: int, unions: bool) -> Bins | None:
-    """Divide windows of each extent up to `longest`, and some more, if that is worth while for so many windows."""
-    if longest >= LOOKUP or longest >= max(2 * count, SMALL_TABLE // window_edges(levels)):
+def bins_by_extent(levels: tuple[Level, ...], rule: str, longest: int, are_many: bool, unions: bool) -> Bins | None:
+    """Divide windows of each extent up to `longest`, and some more, where that is worth while, as for many windows."""
+    if longest >= LOOKUP or not (are_many or longest < SMALL_TABLE // window_edges(levels)):
         return None
     return _bins_by_extent(levels, rule, 1 << longest.bit_length(), unions)
 
@@ -242,7 +246,8 @@ def grids_of(levels: tuple[Level, ...], y_nests: Nests, x_nests: Nests, unions: 
     rows, columns, finer = table[:, 0], table[:, 1], table[:, 5]
     bins, apart = rows * columns, finer < 0
     lines = int(max(rows.sum(), columns.sum()))
-    return Grids(table, tuple(table[0].tolist()), int(bins.sum()), int(apart.sum()), int(bins[apart].sum()), lines)
+    counts = int(bins.sum()), int(apart.sum()), int(bins[apart].sum()), lines, axis_edges(counts_of(levels)[0])
+    return Grids(table, tuple(table[0].tolist()), *counts)
 
 
 @lru_cache(maxsize=256)

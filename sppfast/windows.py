@@ -24,33 +24,42 @@ class Rois:
 
     Attributes
     ----------
-    windows : ndarray, shape (R, 4)
-        x0, y0, x1, y1.
-    numbers : ndarray, shape (R,), or None
-        The map of each; None: the first.
-    source : str
-        Where the numbers are from, ``"rois"`` or ``"batch_index"``.
+    rows : ndarray, shape (R, 4) or (R, 5)
+        x0, y0, x1, y1; with the number of its map before, or without.
+    batch_index : ndarray, shape (R,), or None
+        The map of each that is without; None: the first.
     """
 
-    windows: Windows
-    numbers: NDArray[Any] | None
-    source: str = "rois"
+    rows: NDArray[Any]
+    batch_index: NDArray[Any] | None
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.rows)
+
+    @property
+    def windows(self) -> Windows:
+        """Without the number of the map."""
+        return self.rows[:, -4:]
+
+    @property
+    def numbers(self) -> NDArray[Any] | None:
+        """The map of each."""
+        return self.batch_index if self.rows.shape[1] == 4 else self.rows[:, 0]
 
     def check(self, maps: int) -> None:
         """Check that windows are finite and not inverted, and that there are their maps."""
-        if self.numbers is not None:
-            _check_numbers(self.numbers, maps, self.source)
+        numbers = self.numbers
+        if numbers is not None:
+            _check_numbers(numbers, maps, "batch_index" if numbers is self.batch_index else "rois")
         check_windows(np.ascontiguousarray(self.windows), "rois")  # see `memory.expect`
 
     @property
     def index(self) -> NDArray[np.int64]:
         """The map of each window."""
-        if self.numbers is None:
-            return np.zeros(len(self.windows), dtype=np.int64)
-        return np.ascontiguousarray(self.numbers, dtype=np.int64)
+        numbers = self.numbers
+        if numbers is None:
+            return np.zeros(len(self.rows), dtype=np.int64)
+        return np.ascontiguousarray(numbers, dtype=np.int64)
 
 
 def parse_rois(rois: Any, batch_index: Any, maps: int) -> tuple[Windows, NDArray[np.int64]]:
@@ -70,10 +79,10 @@ def take_rois(rois: Any, batch_index: Any, maps: int) -> Rois:
     if array.ndim != 2 or array.shape[1] not in (4, 5):
         raise ValueError(f"rois: expected shape (R, 4) or (R, 5), got {array.shape}")
     if array.shape[1] == 4:
-        return Rois(array, _take_batch_index(batch_index, len(array), maps), "batch_index")
+        return Rois(array, _take_batch_index(batch_index, len(array), maps))
     if batch_index is not None:
         raise ValueError("batch_index: rois of shape (R, 5) already hold the batch index, expected None")
-    return Rois(array[:, 1:], array[:, 0])
+    return Rois(array, None)
 
 
 def _is_sequence_of_windows(rois: Any) -> bool:

@@ -577,8 +577,8 @@ def plan_of(rois, batch_index=None, maps=1):
 
 def ordered(plan, packed_cells, across):
     """Order windows of one map: their rows, and their powers, if any."""
-    count = len(plan.index)
-    found = order.order_windows(plan.index, 1, order.blocks_of(plan, packed_cells, across))
+    count, edges = len(plan.index), (plan.edges_at, plan.edges.strides[0])
+    found = order.order_windows(plan.index, 1, order.blocks_of(plan.grids, packed_cells, across), edges)
     rows, starts, powers = np.split(found.memory[: 2 * count + 3], [count, count + 3])
     assert starts[:2].tolist() == [0, count]
     return rows, powers if found.powers_at else None
@@ -590,8 +590,9 @@ def test_windows_by_place(rng):
     plan = plan_of(np.hstack([corners, corners + rng.integers(0, 40, (500, 2))]), rng.integers(0, 3, 500), maps=3)
     starts, stops = plan.edges[:, 0], plan.edges[:, 1]
     first = order.by_place(starts, stops)
-    for choice in (None, order.blocks_of(plan, 10, across=True)):
-        found = order.order_windows(plan.index, 3, choice, first=first)
+    edges = plan.edges_at, plan.edges.strides[0]
+    for choice in (None, order.blocks_of(plan.grids, 10, across=True)):
+        found = order.order_windows(plan.index, 3, choice, edges, first=first)
         assert bool(found.powers_at) == bool(choice)
         rows, _, powers = np.split(found.memory[: 2 * 500 + 5], [500, 505])
         by = (starts + stops, powers, plan.index) if choice else (starts + stops, plan.index)

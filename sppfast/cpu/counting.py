@@ -26,6 +26,21 @@ SPPNET, FAST_RCNN, CELLS = range(3)
 NOTHING, BLOCKS, RUNS = range(3)  # that windows are sorted by
 HEADER = 3  # numbers before those of windows, see `plan_windows`
 WINDOW_NUMBERS = 5  # of a window
+# What `plan_windows` is told of all windows of some maps.
+(
+    SIDES_AT,  # height and width of each map
+    SIDES_STEP,  # from one map's to the next's
+    MAPS,
+    ROUNDING,  # see `SPPNET`, and three numbers for it
+    STRIDE,
+    OFFSET,
+    MOST,
+    Y_TABLE,  # of edges along y
+    X_TABLE,
+    LENGTHS,  # that tables have rows for; 0: one for each window
+    TALL,  # edges of a row along y
+    WIDE,
+) = range(12)
 SHORTEST = 2  # where a row of edges has the cells of the shortest bin, see `Plan`
 MOST_POWER = POWER**2 - 1
 FAR = 2.0**29  # cells: of Girshick's rounding, safe in int32 sums
@@ -122,40 +137,22 @@ def lay_axis(row, start, size, width, place):
     return load_i32(place, 1) - load_i32(place, 0), 1
 
 
-@compiled_later(f"int64({10 * 'int64, '}float64, float64, float64{8 * ', int64'})")
-def plan_windows(
-    windows,
-    step,
-    item,
-    numbers,
-    numbers_step,
-    numbers_item,
-    count,
-    sides,
-    sides_step,
-    maps,
-    stride,
-    offset,
-    largest,
-    rule,
-    y_table,
-    x_table,
-    lengths,
-    tall,
-    wide,
-    edges,
-    out,
-):
+@compiled_later(f"int64(int64{9 * ', int64'})")
+def plan_windows(rules, windows, step, item, numbers, numbers_step, numbers_item, count, edges, out):
     """Round windows x0, y0, x1, y1 to cells, and lay out the edges of their bins.
 
     They are float64 or float32, an item of so many bytes, each a step behind the one before; so are the numbers of
-    their maps, if there are any.
+    their maps, if there are any. `rules` is where `SIDES_AT` and so on are.
 
-    The edges along an axis, `tall` or `wide` of them, are a row of its table: that of an extent below `lengths` or, if
+    The edges along an axis, `TALL` or `WIDE` of them, are a row of its table: that of an extent below `LENGTHS` or, if
     this is 0, of a window; without tables none are laid out. Returns 0, or one more than a window that is not as it
     should be. Writes the most cells of a window along an axis, the cells of all, and whether bins may be empty; then
     the map of each window; then along y, and along x, where each begins, and its cells.
     """
+    sides, sides_step, maps = load_i64(rules, SIDES_AT), load_i64(rules, SIDES_STEP), load_i64(rules, MAPS)
+    rule, given = load_i64(rules, ROUNDING), (load_f64(rules, STRIDE), load_f64(rules, OFFSET), load_f64(rules, MOST))
+    y_table, x_table, lengths = load_i64(rules, Y_TABLE), load_i64(rules, X_TABLE), load_i64(rules, LENGTHS)
+    tall, wide = load_i64(rules, TALL), load_i64(rules, WIDE)
     longest, cells, may_be_empty = 0, 0, 0
     found = out + 8 * HEADER
     for i in range(count):
@@ -169,7 +166,7 @@ def plan_windows(
             if not is_window(low, high) or (rule == CELLS and not (is_whole(low) and is_whole(high))):
                 return i + 1
             size = load_i64(sides + number * sides_step, axis)
-            start, extent = round_window(low, high, size, rule, stride, offset, largest)
+            start, extent = round_window(low, high, size, rule, *given)
             longest = max(longest, extent)
             store_i64(found, (1 + 2 * axis) * count + i, start)
             store_i64(found, (2 + 2 * axis) * count + i, extent)
@@ -245,15 +242,16 @@ def survey_bins(row, place, n):
     return least, power, most, cells
 
 
-@routine(boolean)
+@routine(int64)
 def choose_blocks(
     y_edges, x_edges, step, y_place, rows, x_place, columns, count, cell_cost, step_cost, limit, costs, powers
 ):
-    """Choose the blocks that the bins of each window are made of, for the least work; tell whether of any.
+    """Choose the blocks that the bins of each window are made of, for the least work: powers below the one returned.
 
     Bins are two blocks tall, and as many wide as it takes, none wider than a power of two up to 2**limit. A cell costs
     as much as `cell_cost` blocks, to widen all tiles by a step as much as `step_cost`. `costs` is room for ``POWER``
-    integers: how many more blocks there are if they are up to 2**b wide than if they are up to half of that.
+    integers: how many more blocks there are if they are up to 2**b wide than if they are up to half of that. Returns 0
+    where cells are less work.
     """
     for b in range(POWER):
         store_i64(costs, b, 0)
@@ -279,15 +277,15 @@ def choose_blocks(
         power = load_i64(powers, i)
         if power % POWER > best >= 0 and power >= 0:
             store_i64(powers, i, power // POWER * POWER + best)
-    return best >= 0
+    return (tallest + 1) * POWER if best >= 0 else 0
 
 
-@routine(boolean)
+@routine(int64)
 def choose_lengths(y_edges, x_edges, step, y_place, rows, x_place, columns, count, price, saved, lengths):
-    """Choose how long the runs are that the bins of each window are summed from; tell whether there are any.
+    """Choose how long the runs are that the bins of each window are summed from: lengths below the one returned.
 
     To make all runs longer by a cell costs `price`. `saved` is room for ``POWER**2`` integers: by how long the
-    narrowest bin is how many cells one more cell of the runs saves.
+    narrowest bin is how many cells one more cell of the runs saves. Returns 0 where there are no runs.
     """
     longest = POWER * POWER - 1
     for length in range(longest + 1):
@@ -304,7 +302,7 @@ def choose_lengths(y_edges, x_edges, step, y_place, rows, x_place, columns, coun
         worth += load_i64(saved, longest)
     for i in range(count):
         store_i64(lengths, i, min(load_i64(lengths, i), longest))
-    return longest > 1
+    return longest + 1 if longest > 1 else 0
 
 
 @routine()
@@ -334,10 +332,10 @@ def order_windows(
     maps,
     count,
     first,
-    what,
     y_edges,
-    x_edges,
     step,
+    what,
+    x_edges_behind,
     y_place,
     rows,
     x_place,
@@ -355,18 +353,18 @@ def order_windows(
     starts = out + 8 * count
     powers = starts + 8 * (maps + 2)
     room = powers + 8 * count
-    edges = y_edges, x_edges, step, y_place, rows, x_place, columns, count
-    chosen = False
+    edges = y_edges, y_edges + x_edges_behind, step, y_place, rows, x_place, columns, count
+    high = 0
     if what == BLOCKS:
-        chosen = choose_blocks(*edges, cell_cost, step_cost, limit, room, powers)
+        high = choose_blocks(*edges, cell_cost, step_cost, limit, room, powers)
     elif what == RUNS:
-        chosen = choose_lengths(*edges, step_cost, room, powers)
+        high = choose_lengths(*edges, step_cost, room, powers)
     order = room if maps > 1 else out
-    if chosen:
-        sort(powers, -1, MOST_POWER + 1, first, count, room + 8 * count, order)
-    if maps > 1 or not chosen:
-        sort(index, 0, maps, order if chosen else first, count, starts, out)
+    if high:
+        sort(powers, -1, high, first, count, room + 8 * count, order)
+    if maps > 1 or not high:
+        sort(index, 0, maps, order if high else first, count, starts, out)
     else:
         store_i64(starts, 0, 0)
         store_i64(starts, 1, count)
-    return chosen
+    return high > 0

@@ -17,10 +17,9 @@ from .lanes import cell_bytes, lane_count, load_i32, load_i64
     CHUNKS,  # parts that the windows of a map are divided into
     STARTS_AT,  # per map (and one more): where its windows begin in the order; 0: each map is one window
     ROWS_AT,  # per window, ordered by map: its row in the result and in the edges
-    Y_EDGES_AT,  # per row, int32: start and stop of the window, then as the table of levels says
-    Y_EDGES_STEP,
-    X_EDGES_AT,
-    X_EDGES_STEP,
+    EDGES_AT,  # per row, int32: start and stop of the window, then as the table of levels says; along y, then along x
+    EDGES_STEP,
+    X_EDGES_BEHIND,  # bytes from the edges along y to those along x
     LEVELS_AT,  # per level, finest first: see `ROWS`
     LEVELS,
     MAY_BE_EMPTY,  # whether there are bins without cells
@@ -57,7 +56,7 @@ from .lanes import cell_bytes, lane_count, load_i32, load_i64
     MERGE,  # whether bands are made whole now, not reduced
     AREAS,  # bytes of the table of areas that is made of the tile, for sums, and of its bounds; 0: none
     FIELDS,
-) = range(49)
+) = range(48)
 SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
@@ -95,8 +94,8 @@ def map_of(desc, number):
 @routine(UniTuple(types.int64, 2))
 def edges_of(desc, row):
     """Find the edges of a window along y and x."""
-    y_edges = load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP)
-    return y_edges, load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP)
+    y_edges = load_i64(desc, EDGES_AT) + row * load_i64(desc, EDGES_STEP)
+    return y_edges, y_edges + load_i64(desc, X_EDGES_BEHIND)
 
 
 @routine(UniTuple(types.int64, 4))

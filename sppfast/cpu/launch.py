@@ -189,19 +189,19 @@ def map_fields(maps: Maps) -> dict[int, int]:
 
 def edge_fields(plan: Plan) -> dict[int, int]:
     """Describe the bins of all windows to a kernel."""
-    edges = plan.edges_at
-    step = plan.edges.strides[0] if len(plan.edges) > 1 else 0
     return {
-        descriptor.Y_EDGES_AT: edges,
-        descriptor.Y_EDGES_STEP: step,
-        descriptor.X_EDGES_AT: edges + 4 * plan.tall,
-        descriptor.X_EDGES_STEP: step,
+        descriptor.EDGES_AT: plan.edges_at,
+        descriptor.EDGES_STEP: plan.edges.strides[0] if len(plan.edges) > 1 else 0,
     }
 
 
 def level_fields(grids: Grids) -> dict[int, int]:
     """Describe the levels to a kernel."""
-    return {descriptor.LEVELS_AT: address_of(grids.levels), descriptor.LEVELS: len(grids.levels)}
+    return {
+        descriptor.LEVELS_AT: address_of(grids.levels),
+        descriptor.LEVELS: len(grids.levels),
+        descriptor.X_EDGES_BEHIND: 4 * grids.tall,
+    }
 
 
 def count_chunks(windows: int, tasks: int, cells: int, bins: int, packed: int) -> int:
@@ -250,17 +250,17 @@ def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
     index = plan.index
     assert index is not None
     way = _choose_way(maps, plan, mode)
-    kernel, work = way.kernel, _divide_windows(maps, plan, way)
+    kernel, work, grids = way.kernel, _divide_windows(maps, plan, way), plan.grids
     choice, first, packed, areas_bytes = None, None, maps.count * work.chunks * maps.largest, 0
     if way.name == SHARED_WAY:
         if is_far(maps, kernel):
             first = by_place(plan.edges[:, 0], plan.edges[:, 1])
         if kernel.mode in BLOCK_MODES:
-            choice = blocks_of(plan, packed, way.has_room)
+            choice = blocks_of(grids, packed, way.has_room)
         elif kernel.is_sum and maps.widest <= SUM_CELLS:
             areas_bytes = _areas_bytes(maps, kernel) if plan.cells // packed >= _areas_from(maps, kernel) else 0
-            choice = runs_of(plan, packed) if way.has_room else None
-    order = order_windows(index, maps.count, choice, plan.room, first)
+            choice = runs_of(grids, packed) if way.has_room else None
+    order = order_windows(index, maps.count, choice, (plan.edges_at, plan.edges.strides[0]), plan.room, first)
     return _prepare(maps, plan, order, way, work, areas_bytes)
 
 
@@ -479,7 +479,7 @@ def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
     if plan.index is None:
         cells = maps.heights * maps.widths
     else:
-        stops, starts = (plan.edges[:, [i, plan.tall + i]] for i in (1, 0))
+        stops, starts = (plan.edges[:, [i, plan.grids.tall + i]] for i in (1, 0))
         cells = (stops - starts).prod(axis=1, dtype=np.int64)
     return bool(cells.min() >= _row_cells(plan.grids, kernel))
 
@@ -500,16 +500,13 @@ def _group_channels(maps: Maps, kernel: Kernel, way: str, by_rows: bool, bands: 
 def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Division, areas_bytes: int) -> Launch:
     """Lay out the descriptor."""
     kernel, name = way.kernel, way.name
-    second = way.has_room and order is not None and order.powers_at
-    tables = areas_bytes, maps.largest * kernel.bin_bytes if second else 0
-    stream, places = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, name == SHARED_WAY)
-    address, laid_out, step = _lay_out(maps, plan.grids, kernel, name, work.group, work.bands, tables, places)
+    second = order is not None and order.powers_at > 0 and way.has_room
+    streams = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, name == SHARED_WAY)
+    address, laid_out, step = _lay_out(maps, plan.grids, way, work.group, work.bands, areas_bytes, second, *streams)
     fields = laid_out[:]
     set_fields(fields, edge_fields(plan))
     fields[descriptor.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
     fields[descriptor.MAY_BE_EMPTY] = plan.may_be_empty
-    fields[descriptor.AREAS] = areas_bytes
-    fields[descriptor.STREAM] = stream
     if order is not None:
         fields[descriptor.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if kernel.is_sum else 0
         fields[descriptor.ROWS_AT], fields[descriptor.STARTS_AT] = order.rows_at, order.starts_at
@@ -521,16 +518,18 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Divisi
 
 @remembered
 def _lay_out(
-    maps: Maps, grids: Grids, kernel: Kernel, way: str, group: int, bands: int, tables: tuple[int, int], places: int
+    maps: Maps, grids: Grids, way: Way, group: int, bands: int, areas_bytes: int, second: bool, stream: int, places: int
 ) -> tuple[int, array[int], int]:
     """Lay out scratch memory: the kernel's address, what of the descriptor no window changes, bytes for a worker."""
+    kernel, name = way.kernel, way.name
     part = SUM_CELLS if kernel.is_sum else TILE_BYTES // kernel.cell_bytes
-    tile = maps.largest if way == SHARED_WAY else max(min(maps.largest, part), 1)
-    if way == ROWS_WAY:
+    tile = maps.largest if name == SHARED_WAY else max(min(maps.largest, part), 1)
+    if name == ROWS_WAY:
         strip = -(-_strip_bytes(maps, grids, kernel) // kernel.cell_bytes)
         tile = max(strip, tile) if kernel.is_sum else strip
-    areas_bytes, second_bytes = tables
-    more = max(second_bytes, areas_bytes + (_patch_bytes(grids, kernel) if kernel.is_sum else 0))
+    more = areas_bytes + (_patch_bytes(grids, kernel) if kernel.is_sum else 0)
+    if second:
+        more = max(more, maps.largest * kernel.bin_bytes)
     bins = grids.bins + SPILL
     blocks = -(-group // kernel.lanes)
     some = min(bands, 2)  # the bins of a band, and those of all before it
@@ -541,8 +540,10 @@ def _lay_out(
         **level_fields(grids),
         descriptor.GROUP: group,
         descriptor.BLOCKS: -(-maps.channels // group),
-        descriptor.SHARED: way == SHARED_WAY,
-        descriptor.ROW_CELLS: _row_cells(grids, kernel) if way == ROWS_WAY else 0,
+        descriptor.SHARED: name == SHARED_WAY,
+        descriptor.ROW_CELLS: _row_cells(grids, kernel) if name == ROWS_WAY else 0,
+        descriptor.STREAM: stream,
+        descriptor.AREAS: areas_bytes,
         descriptor.LINES: grids.lines,
         descriptor.TILE_CELLS: tile,
         descriptor.MORE_BYTES: more,
@@ -552,7 +553,7 @@ def _lay_out(
         descriptor.BAND_CELLS: _band_cells(maps, grids, kernel),
         descriptor.BANDS_STEP: blocks * bins * kernel.bin_bytes,
     }
-    return kernel.address(way), fill_fields(values), step
+    return kernel.address(name), fill_fields(values), step
 
 
 def stream_result(size: int, bins: int, shared: bool) -> tuple[int, int]:

@@ -9,13 +9,14 @@ blocks, and those across are needed again after each one down: so b is limited w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import address_of
-from ..plan import Plan
+from ..plan import Grids
 from . import counting
 from .counting import BLOCKS, MOST_POWER, NOTHING, RUNS
 from .descriptor import COLUMNS, POWER, ROWS, X_EDGES, Y_EDGES
@@ -23,7 +24,7 @@ from .descriptor import COLUMNS, POWER, ROWS, X_EDGES, Y_EDGES
 CELL_BLOCKS = 2  # a cell that is reduced by itself costs as much as so many blocks
 STEP_BLOCKS = 4  # to widen a cell of the tile by a step, as so many
 RUN_CELLS = 3  # to make a run longer by a cell costs as much as adding so many
-NO_CHOICE = NOTHING, *10 * [0]
+NO_CHOICE = NOTHING, *8 * [0]
 
 Choice: TypeAlias = tuple[int, ...]  # what `counting.order_windows` is to choose from, and by which bins and prices
 
@@ -65,12 +66,14 @@ def order_windows(
     index: NDArray[np.int64],
     maps: int,
     choice: Choice | None = None,
+    edges: tuple[int, int] = (0, 0),
     room: int = 0,
     first: NDArray[np.int64] | None = None,
 ) -> Order:
     """Order windows by the map that each belongs to and then by what is chosen; otherwise they stay as they are.
 
-    `room` is as in `Plan`, `first` an order that they are brought into before.
+    `edges` are where those of the first window are, and bytes to those of the next, for a choice; `room` is as in
+    `Plan`, and `first` an order that they are brought into before.
     """
     count = len(index)
     if choice is None and maps == 1:
@@ -83,29 +86,30 @@ def order_windows(
     rows = room or address_of(memory)
     starts = rows + 8 * count
     first_at = 0 if first is None else address_of(first)
-    is_chosen = counting.order_windows(address_of(index), maps, count, first_at, *(choice or NO_CHOICE), rows)
+    is_chosen = counting.order_windows(address_of(index), maps, count, first_at, *edges, *(choice or NO_CHOICE), rows)
     return Order(memory, rows, starts, starts + 8 * (maps + 2) if is_chosen else 0)
 
 
-def blocks_of(plan: Plan, packed_cells: int, across: bool) -> Choice | None:
+@lru_cache(maxsize=256)
+def blocks_of(grids: Grids, packed_cells: int, across: bool) -> Choice | None:
     """Choose blocks, as in `Order`; `packed_cells` is how many cells are packed, and widened, down or `across`, too."""
-    if plan.grids.apart > 1:  # levels that are not joined from the finest
+    if grids.apart > 1:  # levels that are not joined from the finest
         return None
-    return BLOCKS, *_finest(plan), CELL_BLOCKS, STEP_BLOCKS * packed_cells, POWER - 1 if across else 0
+    return BLOCKS, *_finest(grids), CELL_BLOCKS, STEP_BLOCKS * packed_cells, POWER - 1 if across else 0
 
 
-def runs_of(plan: Plan, packed_cells: int) -> Choice | None:
+def runs_of(grids: Grids, packed_cells: int) -> Choice | None:
     """Choose how long the runs are that each window's bins are summed from, as in `Order`.
 
     A run is the sum of neighbouring cells, in a tile of its own: no longer than the narrowest bin of a window, and
     longer by a cell only where that saves more additions than it takes; `packed_cells` as in `blocks_of`.
     """
-    if len(plan.grids.levels) > 1:  # of more the patches are summed
+    if len(grids.levels) > 1:  # of more the patches are summed
         return None
-    return RUNS, *_finest(plan), 0, RUN_CELLS * packed_cells, 0
+    return RUNS, *_finest(grids), 0, RUN_CELLS * packed_cells, 0
 
 
-def _finest(plan: Plan) -> tuple[int, ...]:
+def _finest(grids: Grids) -> tuple[int, ...]:
     """Where the edges of the bins of the finest level are, and how many."""
-    base, edges = plan.grids.finest, plan.edges_at
-    return edges, edges + 4 * plan.tall, plan.edges.strides[0], base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]
+    base = grids.finest
+    return 4 * grids.tall, base[Y_EDGES], base[ROWS], base[X_EDGES], base[COLUMNS]

@@ -44,11 +44,7 @@ from .descriptor import (
     WINDOWS,
     WINDOWS_AT,
     X_EDGES,
-    X_EDGES_AT,
-    X_EDGES_STEP,
     Y_EDGES,
-    Y_EDGES_AT,
-    Y_EDGES_STEP,
     edges_of,
     grid_at,
     map_of,
@@ -167,9 +163,8 @@ def taps_at(record, bins):
 @routine(types.int64)
 def places_of(desc, level, row, axis):
     """Find where the bins of a level of a window begin and, behind that, end along an axis."""
-    if axis:
-        return load_i64(desc, X_EDGES_AT) + row * load_i64(desc, X_EDGES_STEP) + 4 * load_i64(level, X_EDGES)
-    return load_i64(desc, Y_EDGES_AT) + row * load_i64(desc, Y_EDGES_STEP) + 4 * load_i64(level, Y_EDGES)
+    y_edges, x_edges = edges_of(desc, row)
+    return x_edges + 4 * load_i64(level, X_EDGES) if axis else y_edges + 4 * load_i64(level, Y_EDGES)
 
 
 @routine(types.int64)

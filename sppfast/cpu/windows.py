@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Maps, address_of
+from ..arrays import Maps, address_of, remembered
 from ..geometry import ConvGeometry
 from ..plan import Bins, Plan, bins_by_extent, bins_by_window, window_edges
-from ..pyramid import Pyramid
+from ..pyramid import Level, Pyramid
 from ..windows import Rois, check_whole_cells, float_steps
 from . import counting
 from .counting import HEADER, WINDOW_NUMBERS
@@ -18,7 +19,7 @@ from .order import order_room
 
 FIRST_SIDE = 1  # where a map's height, and then its width, is in its row of the table of maps
 # By rounding: its number, and the rule by which windows are then divided into bins.
-RULES = {
+ROUNDINGS = {
     "sppnet": (counting.SPPNET, "adaptive"),
     "fast_rcnn": (counting.FAST_RCNN, "fast_rcnn"),
     "cells": (counting.CELLS, "adaptive"),
@@ -29,6 +30,30 @@ FLOATS = np.dtype(np.float64), np.dtype(np.float32)
 VERY_FAR = 2.0**100  # cells: exact in float32, with room for sums and products
 
 
+class Rules:
+    """How windows of some maps are rounded to cells and divided into bins.
+
+    Attributes
+    ----------
+    address : int
+        Of what `counting.plan_windows` is told.
+    bins : Bins, or None
+        Where bins lie, of windows of each extent or of each window; None: that is not asked.
+    """
+
+    def __init__(
+        self, sides: tuple[int, int], maps: int, stride: float, offset: float, rounding: str, bins: Bins | None
+    ) -> None:
+        number, _ = ROUNDINGS[rounding]
+        steps = [stride, offset, LARGEST]
+        if number == counting.FAST_RCNN:
+            steps = float_steps(stride, offset, False)
+        tables = NO_TABLES if bins is None else bins.tables
+        self.bins = bins
+        self._fields = array("q", [*sides, maps, number, *np.array(steps).view(np.int64).tolist(), *tables])
+        self.address = self._fields.buffer_info()[0]
+
+
 def plan_windows(
     part: slice, pyramid: Pyramid, rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str, unions: bool
 ) -> Plan:
@@ -37,36 +62,64 @@ def plan_windows(
     room = HEADER + WINDOW_NUMBERS * count
     numbers = np.empty(room + order_room(count, maps.count), dtype=np.int64)
     edges = np.empty((count, window_edges(levels)), dtype=np.int32)
-    rule, division = RULES[rounding]
-    edges_at = address_of(edges)
-    given = rois, part, _sides(maps), maps.count, geometry, rule, numbers, edges_at
-    bins = bins_by_extent(levels, division, count, maps.longest + 1, unions)
-    longest, cells, may_be_empty = _round(*given, bins)
-    if bins is None or longest >= bins.lengths:
-        heights, widths = numbers[HEADER:room].reshape(WINDOW_NUMBERS, count)[2::2]
-        bins = bins_by_extent(levels, division, count, longest, unions)
-        bins = bins or bins_by_window(levels, division, heights, widths, unions)
-        _, cells, may_be_empty = _round(*given, bins)
-    index, room_at = numbers[HEADER : HEADER + count], address_of(numbers) + 8 * room
-    return Plan(index, bins.grids, edges, edges_at, bins.y_edges.shape[1], cells, may_be_empty > 0, room_at)
+    edges_at, numbers_at = address_of(edges), address_of(numbers)
+    given = levels, geometry.stride, geometry.offset, rounding, unions
+    rules = _rules_by_extent(maps, *given, 2 * count > maps.longest + 1)
+    _round(rois, part, maps.count, rules, edges_at, numbers_at)
+    longest, cells, may_be_empty = numbers[:HEADER].tolist()
+    if rules.bins is None or longest >= rules.bins.lengths:
+        extents = numbers[HEADER:room].reshape(WINDOW_NUMBERS, count)[2::2]
+        rules = _rules_of_windows(maps, *given, longest, *extents)
+        _round(rois, part, maps.count, rules, edges_at, numbers_at)
+        _, cells, may_be_empty = numbers[:HEADER].tolist()
+    bins, index = rules.bins, numbers[HEADER : HEADER + count]
+    assert bins is not None
+    return Plan(index, bins.grids, edges, edges_at, cells, may_be_empty > 0, numbers_at + 8 * room)
 
 
 def check_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> None:
     """Check all windows."""
-    rule, _ = RULES[rounding]
-    every = slice(0, len(rois))
+    rules = Rules(_sides(maps), maps.count, geometry.stride, geometry.offset, rounding, None)
     numbers = np.empty(HEADER + WINDOW_NUMBERS * len(rois), dtype=np.int64)
-    _round(rois, every, _sides(maps), maps.count, geometry, rule, numbers)
+    _round(rois, slice(0, len(rois)), maps.count, rules, 0, address_of(numbers))
 
 
 def sppnet_cells(windows: NDArray[np.float64], height: int, width: int, geometry: ConvGeometry) -> NDArray[np.int64]:
     """Windows x0, y0, x1, y1 in half-open cells of a map, by the paper's appendix A.1."""
     sides, count = np.array([height, width], dtype=np.int64), len(windows)
-    rois, every = Rois(np.ascontiguousarray(windows), None), slice(0, count)
+    rules = Rules((address_of(sides), 0), 1, geometry.stride, geometry.offset, "sppnet", None)
     numbers = np.empty(HEADER + WINDOW_NUMBERS * count, dtype=np.int64)
-    _round(rois, every, (address_of(sides), 0), 1, geometry, counting.SPPNET, numbers)
+    _round(Rois(np.ascontiguousarray(windows), None), slice(0, count), 1, rules, 0, address_of(numbers))
     y, rows, x, columns = numbers[HEADER + count :].reshape(4, count)
     return np.stack([x, y, x + columns, y + rows], axis=1)
+
+
+@remembered
+def _rules_by_extent(
+    maps: Maps, levels: tuple[Level, ...], stride: float, offset: float, rounding: str, unions: bool, are_many: bool
+) -> Rules:
+    """Look up the bins of each extent that the maps have, where that is worth while: for many windows it is."""
+    longest = maps.longest + 1
+    bins = bins_by_extent(levels, ROUNDINGS[rounding][1], longest, are_many, unions)
+    return Rules(_sides(maps), maps.count, stride, offset, rounding, bins)
+
+
+def _rules_of_windows(
+    maps: Maps,
+    levels: tuple[Level, ...],
+    stride: float,
+    offset: float,
+    rounding: str,
+    unions: bool,
+    longest: int,
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+) -> Rules:
+    """Look up or divide the bins of windows of these extents, none above the longest."""
+    _, division = ROUNDINGS[rounding]
+    bins = bins_by_extent(levels, division, longest, 2 * len(heights) > longest, unions)
+    bins = bins or bins_by_window(levels, division, heights, widths, unions)
+    return Rules(_sides(maps), maps.count, stride, offset, rounding, bins)
 
 
 def _sides(maps: Maps) -> tuple[int, int]:
@@ -74,31 +127,14 @@ def _sides(maps: Maps) -> tuple[int, int]:
     return maps.address + 8 * FIRST_SIDE, maps.table.strides[0] if maps.ragged else 0
 
 
-def _round(
-    rois: Rois,
-    part: slice,
-    sides: tuple[int, int],
-    maps: int,
-    geometry: ConvGeometry,
-    rule: int,
-    numbers: NDArray[np.int64],
-    edges_at: int = 0,
-    bins: Bins | None = None,
-) -> list[int]:
-    """Round some windows, and lay out the edges of their bins: see `counting.plan_windows` for what is returned."""
-    windows, index = _floats(rois.windows[part]), None if rois.numbers is None else _floats(rois.numbers[part])
-    steps = [geometry.stride, geometry.offset, LARGEST]
-    if rule == counting.FAST_RCNN:
-        steps = float_steps(geometry.stride, geometry.offset, False)
-    tables = NO_TABLES if bins is None else bins.tables
-    given = *_place(windows), *_place(index), len(windows), *sides, maps, *steps, rule, *tables
-    wrong = counting.plan_windows(*given, edges_at, address_of(numbers))
+def _round(rois: Rois, part: slice, maps: int, rules: Rules, edges_at: int, numbers_at: int) -> None:
+    """Round some windows, and lay out the edges of their bins: see `counting.plan_windows` for what is written."""
+    _kept, places = _place(rois, part)
+    wrong = counting.plan_windows(rules.address, *places, part.stop - part.start, edges_at, numbers_at)
     if wrong:
         rois.check(maps)
         check_whole_cells(rois.windows)
         raise _not_a_window(rois, part.start + wrong - 1)
-    found: list[int] = numbers[:HEADER].tolist()
-    return found
 
 
 def _not_a_window(rois: Rois, i: int) -> ValueError:
@@ -110,15 +146,29 @@ def scale_windows(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Check windows and scale them to cells for RoI align, see `Samples`, with the map of each."""
     count, wide = len(rois), maps.dtype.itemsize == 8
-    windows, numbers = _floats(rois.windows), None if rois.numbers is None else _floats(rois.numbers)
+    _kept, places = _place(rois, slice(0, count))
     memory = np.empty(5 * count, dtype=np.int64)
     steps = float_steps(geometry.stride, geometry.offset, wide)
-    places = *_place(windows), *_place(numbers), count, maps.count
-    found = counting.scale_windows(*places, *steps, VERY_FAR, aligned, wide, address_of(memory))
+    found = counting.scale_windows(*places, count, maps.count, *steps, VERY_FAR, aligned, wide, address_of(memory))
     if found:
         rois.check(maps.count)
         raise _not_a_window(rois, found - 1)
     return memory[: 4 * count].view(np.float64).reshape(count, 4), memory[4 * count :]
+
+
+def _place(rois: Rois, part: slice) -> tuple[Any, tuple[int, ...]]:
+    """Find some windows and the numbers of their maps: what to keep alive, and where both lie.
+
+    That is, of each, an address, and bytes from one row to the next, and from one item of a row to the next.
+    """
+    rows, index = _floats(rois.rows[part]), rois.batch_index
+    address, (step, item) = address_of(rows), rows.strides
+    if rows.shape[1] == 5:
+        return rows, (address + item, step, item, address, step, item)
+    if index is None:
+        return rows, (address, step, item, 0, 0, item)
+    index = _floats(index[part])
+    return (rows, index), (address, step, item, address_of(index), index.strides[0], index.itemsize)
 
 
 def _floats(array: NDArray[Any]) -> NDArray[Any]:
@@ -129,8 +179,3 @@ def _floats(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.itemsize > 8:
         array = np.where(np.isfinite(array), np.clip(array, -LARGEST, LARGEST), array)
     return array.astype(np.float64)
-
-
-def _place(array: NDArray[Any] | None) -> tuple[int, int, int]:
-    """Address, and bytes from one row to the next, and from one item of a row to the next."""
-    return (0, 0, 8) if array is None else (address_of(array), array.strides[0], array.itemsize)
