@@ -21,38 +21,31 @@ from .descriptor import (
     count_cells,
     grid_at,
 )
-from .lanes import (
+from .lanes.accumulators import start, store_mean
+from .lanes.areas import (
     EXACT,
     LARGEST,
     ROW,
-    accumulator_bytes,
     add_area,
     add_area_cell,
     add_depth,
     add_magnitude,
     add_rest,
-    area_bytes,
-    cell_bytes,
     float_area,
     grid_of,
-    is_fixed,
     join_digits,
-    lane_count,
     larger,
     larger_magnitude,
     load_area,
-    load_f64,
     load_fixed_area,
-    load_i32,
-    load_i64,
     may_add,
-    start,
     start_area,
     store_area,
     store_bounds,
     store_close,
-    store_mean,
 )
+from .lanes.memory import load_f64, load_i32, load_i64
+from .lanes.reduction import accumulator_bytes, area_bytes, cell_bytes, is_fixed, lane_count
 from .sums import SUM_CELLS, list_strips, shares_sums, strip_of
 from .write import send_line
 

@@ -179,7 +179,7 @@ def _remembering(context: Any) -> Remembering:
 @cache
 def digest() -> int:
     """Tell one state of this folder's sources from another."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
     return zlib.crc32(b"".join(path.read_bytes() for path in sources))
 
 

@@ -8,7 +8,7 @@ from numba.types import UniTuple
 from ..plan import WINDOW_FIELDS
 from .compile import compiled_later, routine
 from .descriptor import POWER
-from .lanes import (
+from .lanes.memory import (
     EDGES,
     clip,
     lay_edges,

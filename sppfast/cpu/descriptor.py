@@ -4,7 +4,8 @@ from numba.core import types
 from numba.types import UniTuple
 
 from .compile import routine
-from .lanes import cell_bytes, lane_count, load_i32, load_i64
+from .lanes.memory import load_i32, load_i64
+from .lanes.reduction import cell_bytes, lane_count
 
 # Fields of the descriptor, an array of int64 that the launcher fills. *_AT are addresses, *_STEP are bytes.
 (

@@ -35,20 +35,9 @@ from .descriptor import (
     scratch_of,
     windows_of,
 )
-from .lanes import (
-    accumulator_bytes,
-    add_bin,
-    cell_bytes,
-    is_sum,
-    item_bytes,
-    lane_count,
-    load_accumulator,
-    load_i32,
-    load_i64,
-    reduction,
-    result_bytes,
-    store_accumulator,
-)
+from .lanes.accumulators import add_bin, load_accumulator, store_accumulator
+from .lanes.memory import load_i32, load_i64
+from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes, lane_count, reduction, result_bytes
 from .pack import pack, pack_whole
 from .reduce import finish_bins, reduce_bins, reduce_raw, reduce_shared, settle_bins
 from .rows import goes_by_rows, reduce_by_rows

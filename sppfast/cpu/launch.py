@@ -22,7 +22,8 @@ from ..plan import Grids, Plan
 from . import descriptor, kernels, threads
 from .compile import c_function, digest
 from .descriptor import PARTS_WAY, ROWS_WAY, SHARED_WAY
-from .lanes import BOUNDS, Reduction
+from .lanes.areas import BOUNDS
+from .lanes.reduction import Reduction
 from .order import Order, blocks_of, by_place, order_windows, runs_of
 from .reduce import BLOCK_MODES
 from .rows import STRIPS_BYTES

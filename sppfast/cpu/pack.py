@@ -3,19 +3,10 @@
 from ..arrays import LINE_BYTES
 from .compile import routine
 from .descriptor import CHANNELS, SHARED_WAY
-from .lanes import (
-    SHUFFLE_BYTES,
-    cell_bytes,
-    copy_cell,
-    copy_item,
-    item_bytes,
-    lane_count,
-    load_i64,
-    number_cell,
-    prefetch_read,
-    transpose_in,
-    transpose_rows,
-)
+from .lanes.accumulators import number_cell
+from .lanes.memory import copy_cell, copy_item, load_i64, prefetch_read
+from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, item_bytes, lane_count, transpose_rows
+from .lanes.transposition import transpose_in
 
 LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
 

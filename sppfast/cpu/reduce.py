@@ -24,25 +24,20 @@ from .descriptor import (
     grid_at,
     lies_outside,
 )
-from .lanes import (
-    accumulator_bytes,
+from .lanes.accumulators import (
     add_bin,
     add_cell,
     add_raw_cell,
     begin,
     begin_row,
-    cell_bytes,
     end_row,
-    is_sum,
-    item_bytes,
     load_accumulator,
-    load_i32,
-    load_i64,
-    prefetch_read,
     settle,
     start,
     store_accumulator,
 )
+from .lanes.memory import load_i32, load_i64, prefetch_read
+from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes
 from .write import send_line
 
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side

@@ -20,28 +20,18 @@ from .descriptor import (
     count_cells,
     grid_at,
 )
-from .lanes import (
-    accumulator_bytes,
-    add_bin,
+from .lanes.accumulators import add_bin, start, store_accumulator
+from .lanes.memory import load_i32, load_i64, prefetch_read
+from .lanes.reduction import accumulator_bytes, column_bytes, is_sum, item_bytes, lane_count, row_block, row_lanes
+from .lanes.rows import (
     add_row,
     add_run,
     add_strip,
-    column_bytes,
     end_rows,
-    is_sum,
-    item_bytes,
-    lane_count,
-    load_i32,
-    load_i64,
     load_strip,
-    prefetch_read,
-    row_block,
-    row_lanes,
-    start,
     start_row,
     start_rows,
     start_run,
-    store_accumulator,
     store_run,
     store_strip,
 )

@@ -37,11 +37,9 @@ from .descriptor import (
     edges_of,
     map_of,
 )
-from .lanes import (
-    SHUFFLE_BYTES,
-    accumulator_bytes,
+from .lanes.accumulators import add_weighted, load_accumulator, start, store_rounded
+from .lanes.memory import (
     add_item,
-    add_weighted,
     are_below,
     clear_byte,
     clear_line,
@@ -49,21 +47,17 @@ from .lanes import (
     copy_line,
     copy_part,
     fill_line,
-    item_bytes,
-    load_accumulator,
     load_f64,
     load_i32,
     load_i64,
     load_number,
     prefetch_read,
     prefetch_write,
-    reduction,
-    start,
     store_f64,
     store_i64,
     store_number,
-    store_rounded,
 )
+from .lanes.reduction import SHUFFLE_BYTES, accumulator_bytes, item_bytes, reduction
 from .sums import list_strips, strip_of
 from .taps import TAP_BYTES, first_tap, record_of, samples_of, taps_at
 

@@ -17,19 +17,9 @@ from .descriptor import (
     grid_at,
     lies_outside,
 )
-from .lanes import (
-    accumulator_bytes,
-    add_bin,
-    add_cell,
-    cell_bytes,
-    end_row,
-    load_accumulator,
-    load_i32,
-    load_i64,
-    start,
-    store_accumulator,
-    store_i64,
-)
+from .lanes.accumulators import add_bin, add_cell, end_row, load_accumulator, start, store_accumulator
+from .lanes.memory import load_i32, load_i64, store_i64
+from .lanes.reduction import accumulator_bytes, cell_bytes
 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most

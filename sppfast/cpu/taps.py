@@ -51,29 +51,26 @@ from .descriptor import (
     row_at,
     windows_of,
 )
-from .lanes import (
-    accumulator_bytes,
+from .lanes.accumulators import (
     add_weighted,
-    cell_bytes,
-    is_sum,
-    item_bytes,
-    lane_count,
     load_accumulator,
     load_cell,
-    load_f64,
-    load_i32,
-    load_i64,
-    out_item_bytes,
-    reduction,
-    result_bytes,
-    rounded,
     settle,
     start,
     start_at,
     store_accumulator,
-    store_f64,
-    store_i64,
     store_rounded,
+)
+from .lanes.memory import load_f64, load_i32, load_i64, rounded, store_f64, store_i64
+from .lanes.reduction import (
+    accumulator_bytes,
+    cell_bytes,
+    is_sum,
+    item_bytes,
+    lane_count,
+    out_item_bytes,
+    reduction,
+    result_bytes,
 )
 from .pack import pack
 from .write import can_wait, copy_window, lines_beside, other_row, prefetch_ends, send_line, transpose_levels, write

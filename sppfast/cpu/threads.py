@@ -30,7 +30,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from .compile import compiled, routine
-from .lanes import I64, load_i64
+from .lanes.llvm import I64
+from .lanes.memory import load_i64
 
 # Fields of the crew's state, an array of int64. Each counter that threads fight over has a cache line of its own; NEXT
 # and each line after it count the tasks of one worker's share. AT_WORK is how many workers have entered the call that

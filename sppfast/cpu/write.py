@@ -26,28 +26,20 @@ from .descriptor import (
     STREAM,
     row_at,
 )
-from .lanes import (
+from .lanes.memory import copy_byte, copy_line, copy_part, load_i64, prefetch_write, stream_line
+from .lanes.reduction import (
     SHUFFLE_BYTES,
     accumulator_bytes,
-    copy_byte,
-    copy_line,
-    copy_part,
     has_index,
     index_group,
     is_paired,
     lane_count,
-    load_i64,
     out_group,
     out_item_bytes,
     pair_group,
-    prefetch_write,
     reduced_bytes,
-    store_lanes,
-    stream_line,
-    transpose_index,
-    transpose_out,
-    transpose_pairs,
 )
+from .lanes.transposition import store_lanes, transpose_index, transpose_out, transpose_pairs
 
 
 @routine()
