@@ -106,10 +106,16 @@ def grid_at(level, y_edges, x_edges):
     return load_i64(level, ROWS), load_i64(level, COLUMNS), y_places, x_places
 
 
+@routine(types.int64)
+def scratch_at(desc, worker):
+    """Find a worker's memory."""
+    return load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+
+
 @routine(UniTuple(types.int64, 3))
 def scratch_of(desc, worker, t):
     """Find a worker's tile, what is behind that, and its bins."""
-    tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+    tile = scratch_at(desc, worker)
     more = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
     return tile, more, more + load_i64(desc, MORE_BYTES)
 

@@ -27,8 +27,6 @@ from .descriptor import (
     OUT_AT,
     ROWS,
     ROWS_AT,
-    SCRATCH_AT,
-    SCRATCH_STEP,
     STARTS_AT,
     STATUS_AT,
     WHAT,
@@ -36,6 +34,7 @@ from .descriptor import (
     Y_EDGES,
     edges_of,
     map_of,
+    scratch_at,
 )
 from .lanes.accumulators import add_weighted, load_accumulator, start, store_rounded
 from .lanes.memory import (
@@ -330,7 +329,7 @@ def run_task(desc, task, worker, t):
     valid = min(group, load_i64(desc, CHANNELS) - channel)
     size = load_i64(map_, 1) * load_i64(map_, 2) * item_bytes(t)
     planes = load_i64(load_i64(desc, OUT_AT), number) + channel * size
-    scratch = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+    scratch = scratch_at(desc, worker)
     starts = load_i64(desc, STARTS_AT)
     if what in (MAXIMA, PEAKS):
         clear(planes, valid * size)

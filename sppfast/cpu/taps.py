@@ -34,8 +34,6 @@ from .descriptor import (
     RECORDS_AT,
     ROWS,
     SAMPLING,
-    SCRATCH_AT,
-    SCRATCH_STEP,
     SHARED,
     STARTS_AT,
     STREAM,
@@ -49,6 +47,8 @@ from .descriptor import (
     grid_at,
     map_of,
     row_at,
+    scratch_at,
+    scratch_of,
     windows_of,
 )
 from .lanes.accumulators import (
@@ -351,8 +351,7 @@ def run_gather(desc, task, worker, t):
     channel, number = task // chunks % blocks * lane_count(t), task // chunks // blocks
     map_, address = map_of(desc, number)
     first, last = windows_of(desc, number, task % chunks)
-    tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
-    bins = tile + load_i64(desc, TILE_CELLS) * cell_bytes(t)
+    tile, _, bins = scratch_of(desc, worker, t)
     flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
     waits, before, waiting = can_wait(desc, channel, t), -1, flat + load_i64(desc, BINS) * result_bytes(t)
     if load_i64(desc, SHARED) and first < last:
@@ -432,7 +431,7 @@ def run_spread(desc, task, worker, t):
     number, channel = task // blocks, task % blocks * lane_count(t)
     map_, _ = map_of(desc, number)
     area, channels = load_i64(map_, 1) * load_i64(map_, 2), load_i64(desc, CHANNELS)
-    tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+    tile = scratch_at(desc, worker)
     flat = tile + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)
     cells = flat + load_i64(desc, TILE_CELLS) * lane_count(t) * out_item_bytes(t)
     run = cells + load_i64(desc, BINS) * cell_bytes(t)
@@ -502,7 +501,7 @@ def run_spread_map(desc, task, worker, t):
     map_, _ = map_of(desc, number)
     height, width = load_i64(map_, 1), load_i64(map_, 2)
     y_edges, x_edges = edges_of(desc, number)
-    tile = load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+    tile = scratch_at(desc, worker)
     sums = tile + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)
     flat = sums + load_i64(desc, TILE_CELLS) * accumulator_bytes(t)
     cells = flat + load_i64(desc, TILE_CELLS) * lane_count(t) * out_item_bytes(t)
