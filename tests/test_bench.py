@@ -245,3 +245,23 @@ def test_grid_puts_the_least_favourable_point_first(monkeypatch, capsys):
     assert first.startswith("    2 windows") and first.endswith("1.00x")
     assert second.startswith("    3 windows")
     assert last == "3 points: median 2.00x, slower than OpenVINO at 0"
+
+
+# ---- pauses
+
+
+def test_pauses_times_one_thread_and_all(monkeypatch, capsys):
+    script = SWEEP.with_name("pauses.py")
+    if not script.exists():
+        pytest.skip("the benchmarks are not there")
+    main = runpy.run_path(str(script))["main"]
+    monkeypatch.setitem(main.__globals__, "MAPS", ((1, 2, 3, 4),))
+    monkeypatch.setitem(main.__globals__, "WINDOWS", ((5, 2, 13),))
+    monkeypatch.setattr(sys, "argv", ["pauses.py", "--seconds", "0", "--pause", "0.001"])
+    main()
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "pauses of 1000" in head
+    assert [row.split("  ")[0] for row in rows] == ["pool 1x2x3x4", "5 windows, 7x7, map 2x13x13"]
+    for row in rows:
+        one, every, ratio, *_ = row[36:].split()
+        assert float(ratio[:-1]) == pytest.approx(float(one) / float(every), rel=0.3, abs=0.1)

@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import math
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +15,7 @@ from torture.fences import fenced
 import sppfast
 from sppfast import pooling
 from sppfast.arrays import take_maps
-from sppfast.cpu import descriptor, launch, order, weigh
+from sppfast.cpu import descriptor, launch, order, threads, weigh
 from sppfast.cpu import windows as cpu_windows
 from sppfast.windows import take_rois
 
@@ -696,6 +697,27 @@ def test_only_few_threads_fetch_the_lines_that_they_write(rng, monkeypatch, forg
     x = rng.random((256, 30, 40), dtype=np.float32)
     sppfast.roi_pool(x, windows(rng, 300, "sppnet"), 7, workers=workers)
     assert asked == [getattr(descriptor, way)]
+
+
+def test_little_work_wakes_no_thread(rng, monkeypatch, forget):
+    """To wake one takes as long as the work; but where calls come one after the other one is, or would be, awake."""
+    asked, clock = [], SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    crew = threads.Crew()
+    monkeypatch.setattr(threads, "time", clock)
+    monkeypatch.setattr(threads, "crew", crew)
+    monkeypatch.setattr(crew, "run", lambda kernel, fields, tasks, workers: asked.append(workers))
+    monkeypatch.setattr(launch, "available_cores", lambda: 2)
+    forget()
+    tiny, little, much = (rng.random(shape, np.float32) for shape in ((8, 13, 13), (64, 38, 63), (512, 64, 64)))
+    calls = (little, 1), (little, 1e-5), (little, 1), (much, 1), (tiny, 1e-5)
+    for x, pause in calls:
+        clock.now += pause
+        sppfast.pool(x)
+    crew._fields[threads.AWAKE] = 1
+    for x in (little, tiny):
+        clock.now += 1
+        sppfast.pool(x)
+    assert asked == [1, 2, 1, 2, 1, 2, 1]
 
 
 @pytest.mark.parametrize("channels", [1, 31, 32, 33, 250, 256, 700])

@@ -41,7 +41,8 @@ TASKS_PER_CORE = 4  # so that the last ones end together
 CHUNK_WINDOWS = 64  # of a part of a map's windows, at least, where the cores have work without it
 PACK_TIMES = 8  # as long as it takes to pack the map such a part takes to be pooled, at least
 BIN_CELLS = 4  # a bin takes as long as so many cells
-SERIAL_ITEMS = 2**16  # less work than this is done before another thread has woken
+SERIAL_ITEMS = 2**16  # less work than this, in cells to reduce, is done before a thread that is awake has come
+WAKE_TIMES = 8  # so many times as much is done before one that sleeps has been woken, which keeps who wakes it as long
 NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
 PAIR_CELLS = 24  # to make a pair of a key and an index costs as much as to reduce so many cells, one after the other
 AREA_CELLS = 3  # to add a cell to a table of areas, as so many
@@ -119,7 +120,7 @@ class Launch:
     kernel: int  # its address
     fields: array[int]
     tasks: int
-    parallel: bool  # whether there is work enough for more than one thread
+    items: int  # of work, in cells to reduce
     scratch_bytes: int  # of one worker
     order: Order | None  # which the fields have addresses of
     bands: int = 0  # that maps are divided into, made whole by as many fewer tasks
@@ -151,7 +152,7 @@ def reduce_maps(
 
 def run(launch: Launch, fields: array[int], workers: int | None) -> None:
     """Do the tasks of a call, with scratch memory for each worker."""
-    workers = _count_workers(workers, launch) if launch.parallel else 1
+    workers = _count_workers(workers, launch)
     if fields[descriptor.STREAM] and workers <= FEW_WORKERS and _fetches_lines():
         fields[descriptor.STREAM] = descriptor.FETCHED
     size = launch.scratch_bytes * workers
@@ -163,6 +164,8 @@ def run(launch: Launch, fields: array[int], workers: int | None) -> None:
         fields[descriptor.MERGE] = fields[descriptor.CHUNKS] = 1
         threads.crew.run(launch.kernel, fields.buffer_info()[0], launch.tasks // launch.bands, workers)
     _give_scratch(scratch, address)
+    if launch.items >= SERIAL_ITEMS:
+        threads.crew.rest()
 
 
 def fill_fields(values: dict[int, Any]) -> array[int]:
@@ -223,7 +226,12 @@ def _enough_tasks() -> int:
 
 
 def _count_workers(workers: int | None, launch: Launch) -> int:
-    """Take no more workers than there are tasks, nor many more than cores: each has scratch memory of its own."""
+    """Take no more workers than there are tasks, nor many more than cores: each has scratch memory of its own.
+
+    For little work none is woken.
+    """
+    if launch.items < SERIAL_ITEMS or (launch.items < WAKE_TIMES * SERIAL_ITEMS and not threads.crew.is_awake):
+        return 1
     cores = available_cores()
     return min(workers or cores, launch.tasks, WORKERS_PER_CORE * cores)
 
@@ -440,13 +448,14 @@ class Division:
     bands: int  # of a map's rows, where it is a window
     apart: bool  # whether they are tasks of their own
     tasks: int
-    parallel: bool
+    items: int
 
 
 def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
     """Divide the work of whole maps into tasks."""
     results = maps.count * maps.channels * plan.grids.bins
-    parallel = results + maps.count * maps.channels * maps.largest >= SERIAL_ITEMS
+    items = BIN_CELLS * results + maps.count * maps.channels * maps.largest
+    parallel = items >= SERIAL_ITEMS
     most = maps.largest // _band_cells(maps, plan.grids, kernel)
     by_rows = way == ROWS_WAY and parallel and _all_by_rows(maps, plan, kernel)
     group = _group_channels(maps, kernel, way, by_rows, max(most, 1))
@@ -455,7 +464,7 @@ def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
     apart = bands > 1
     if kernel.is_sum:  # the order in which a sum is added up is the map's own affair
         bands = max(most, 1)
-    return Division(results, group, 1, bands, apart, tasks * bands if apart else tasks, parallel)
+    return Division(results, group, 1, bands, apart, tasks * bands if apart else tasks, items)
 
 
 def _divide_windows(maps: Maps, plan: Plan, way: Way) -> Division:
@@ -463,12 +472,13 @@ def _divide_windows(maps: Maps, plan: Plan, way: Way) -> Division:
     windows, group, bins = len(plan.edges), way.group, plan.grids.bins
     packed = maps.count * maps.largest if way.name == SHARED_WAY else 0
     results = maps.channels * bins * windows
-    parallel = results + maps.channels * (packed or plan.cells) >= SERIAL_ITEMS
+    items = BIN_CELLS * results + maps.channels * (packed or plan.cells)
+    parallel = items >= SERIAL_ITEMS
     if way.name == ROWS_WAY and parallel and _all_by_rows(maps, plan, way.kernel):
         group = _group_channels(maps, way.kernel, way.name, True, 1)
     tasks = maps.count * -(-maps.channels // group)
     chunks = count_chunks(windows, tasks, plan.cells, bins, packed) if parallel else 1
-    return Division(results, group, chunks, 1, False, tasks * chunks, parallel)
+    return Division(results, group, chunks, 1, False, tasks * chunks, items)
 
 
 def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
@@ -514,7 +524,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Divisi
         fields[descriptor.POWERS_AT] = order.powers_at
     bands = work.bands if work.apart else 0
     bands_bytes = work.tasks * fields[descriptor.BANDS_STEP] if bands else 0
-    return Launch(address, fields, work.tasks, work.parallel, step, order, bands, bands_bytes)
+    return Launch(address, fields, work.tasks, work.items, step, order, bands, bands_bytes)
 
 
 @remembered

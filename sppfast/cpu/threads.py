@@ -35,13 +35,13 @@ from .lanes.memory import load_i64
 
 # Fields of the crew's state, an array of int64. Each counter that threads fight over has a cache line of its own; NEXT
 # and each line after it count the tasks of one worker's share. AT_WORK is how many workers have entered the call that
-# is open, or that and CLOSED, which is below 0, if none is.
+# is open, or that and CLOSED, which is below 0, if none is; AWAKE is how many look out for one.
 KERNEL, DESCRIPTOR, TASKS, WORKERS, STOP, ACQUIRE, RELEASE, DONE = range(8)
-WAKE_AT, YIELD, READY, AT_WORK, NEXT = 8, 9, 16, 24, 32
+WAKE_AT, YIELD, READY, AT_WORK, AWAKE, NEXT = 8, 9, 16, 24, 32, 40
 LINE = 8  # fields of a cache line
 CLOSED = -(2**32)
-# Attempts at a lock before sleeping on it. Waking from sleep takes 50 to 100 us on a virtual machine.
-WORKER_SPINS = 900  # for the next call: about 20 us, as whoever plans it may need this core
+# Attempts at a lock before sleeping on it. Waking from sleep takes 50 to 100 us on a virtual machine, of both threads.
+WORKER_SPINS, SPIN_SECONDS = 900, 2e-5  # for the next call: no longer, as whoever plans it may need this core
 LEADER_SPINS = 2000  # for the last task of the others, which is about to end
 PATIENCE = 0.1  # seconds, for a thread to begin
 
@@ -125,16 +125,33 @@ def _yield(typingctx: Any, address: Any) -> Any:
     return types.void(types.int64), codegen
 
 
-@routine()
-def _wait(acquire, lock, spins, yield_):
-    """Take a lock: by trying at first, between which other threads may run if `yield_` is not 0, then asleep."""
+@routine(types.boolean)
+def _spin(acquire, lock, spins, yield_):
+    """Try to take a lock so many times, between which other threads may run if `yield_` is not 0."""
     for _ in range(spins):
         if _try_lock(acquire, lock, 0) == 1:
-            return
+            return True
         if yield_:
             _yield(yield_)
+    return False
+
+
+@routine()
+def _sleep(acquire, lock):
+    """Take a lock, asleep until it is released."""
     while _try_lock(acquire, lock, 1) != 1:
         pass
+
+
+@routine()
+def _rest(state, wake):
+    """Wait to be woken: for a while awake."""
+    acquire = load_i64(state, ACQUIRE)
+    _add(state + 8 * AWAKE, 1)
+    is_woken = _spin(acquire, wake, WORKER_SPINS, 0)
+    _add(state + 8 * AWAKE, -1)
+    if not is_woken:
+        _sleep(acquire, wake)
 
 
 @routine()
@@ -167,17 +184,17 @@ def _enter(state):
 @compiled("void(int64)")
 def _serve(state):
     """Be a worker, the next: sleep, enter, work, leave, until told to stop."""
-    acquire, release = load_i64(state, ACQUIRE), load_i64(state, RELEASE)
+    release = load_i64(state, RELEASE)
     worker = _add(state + 8 * READY, 1) + 1
     wake = load_i64(load_i64(state, WAKE_AT), worker)
-    _wait(acquire, wake, WORKER_SPINS, 0)
+    _rest(state, wake)
     while load_i64(state, STOP) == 0:
         if _enter(state):
             if worker < load_i64(state, WORKERS):  # it may have been asked to another call, of more workers
                 _work(state, worker)
             if _add(state + 8 * AT_WORK, -1) == CLOSED + 1:
                 _unlock(release, load_i64(state, DONE))
-        _wait(acquire, wake, WORKER_SPINS, 0)
+        _rest(state, wake)
 
 
 @compiled("void(int64, int64, int64, int64, int64)")
@@ -194,7 +211,9 @@ def _lead(state, kernel, descriptor, tasks, helpers):
         _unlock(load_i64(state, RELEASE), load_i64(load_i64(state, WAKE_AT), worker))
     _work(state, 0)
     if _add(state + 8 * AT_WORK, CLOSED) > 0:
-        _wait(load_i64(state, ACQUIRE), load_i64(state, DONE), LEADER_SPINS, load_i64(state, YIELD))
+        acquire, done = load_i64(state, ACQUIRE), load_i64(state, DONE)
+        if not _spin(acquire, done, LEADER_SPINS, load_i64(state, YIELD)):
+            _sleep(acquire, done)
 
 
 @compiled("void(int64, int64, int64)")
@@ -210,6 +229,7 @@ class Crew:
 
     def __init__(self) -> None:
         self.busy = threading.Lock()
+        self._rested = 0.0
         self._started: list[threading.Lock] = []  # locks that threads hold until they end
         self._memory = np.zeros(NEXT + LINE * (self.LIMIT + 2), dtype=np.int64)
         self._wake = np.zeros(self.LIMIT + 1, dtype=np.int64)
@@ -222,6 +242,15 @@ class Crew:
         self._fields[DONE] = _new_lock()
         self._fields[AT_WORK] = CLOSED
         self._fields[WAKE_AT] = self._wake.ctypes.data
+
+    @property
+    def is_awake(self) -> bool:
+        """Tell whether a worker is, or would be if the last call had had one: calls come one after the other, then."""
+        return bool(self._fields[AWAKE]) or time.monotonic() < self._rested + SPIN_SECONDS
+
+    def rest(self) -> None:
+        """Note that a call has ended that more threads would have had work in."""
+        self._rested = time.monotonic()
 
     def run(self, kernel: int, descriptor: int, tasks: int, workers: int) -> None:
         """Do the tasks of a kernel with up to `workers` threads, this one included."""

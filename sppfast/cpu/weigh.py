@@ -42,6 +42,8 @@ ALL_BYTES = 2**62
 PARTS = 32
 MANY_WINDOWS = 4096
 TABLE_WINDOWS = 64  # for a task that lists taps
+WINDOW_CELLS = 2**11  # to list the taps of a window takes as long as to reduce so many cells
+ALIGNED_CELLS = 8  # to align a bin, as so many
 
 
 class Table:
@@ -78,7 +80,8 @@ class Table:
         set_fields(self.fields, own)
         precision = "float64" if maps.dtype.itemsize == 8 else "float32"
         kernel = kernel_of(precision, mode, 0, taps.build_tabulate).address()
-        launch = Launch(kernel, self.fields, chunks, parallel=chunks > 1, scratch_bytes=0, order=None)
+        items = len(index) * WINDOW_CELLS
+        launch = Launch(kernel, self.fields, chunks, items, scratch_bytes=0, order=None)
         run(launch, self.fields, workers)
 
 
@@ -118,10 +121,12 @@ def _align_part(
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, maps.widest)
     stream, places = stream_result(target.nbytes, samples.grids.bins, shared)
     bins = samples.grids.bins + SPILL
-    parallel = target.size >= SERIAL_ITEMS
+    items = ALIGNED_CELLS * target.size
     blocks = -(-maps.channels // kernel.lanes)
     packed = maps.count * maps.largest if shared else 0
-    chunks = count_chunks(len(index), maps.count * blocks, table.cells, samples.grids.bins, packed) if parallel else 1
+    chunks = 1
+    if items >= SERIAL_ITEMS:
+        chunks = count_chunks(len(index), maps.count * blocks, table.cells, samples.grids.bins, packed)
     fields = {
         descriptor.BASE_AT: 0 if maps.ragged else address_of(kept),
         descriptor.OUT_AT: address_of(target),
@@ -140,7 +145,7 @@ def _align_part(
         starts, extents = samples.windows[: table.count, :2].T
         first = by_place(starts, starts + extents)
     order = order_windows(index, maps.count, first=first)
-    _run(kernel, table, order, fields, maps.count * blocks * chunks, parallel, scratch, workers)
+    _run(kernel, table, order, fields, maps.count * blocks * chunks, items, scratch, workers)
     return table.count
 
 
@@ -237,8 +242,8 @@ def _spread(
     scratch = cells * (kernel.bin_bytes + kernel.result_bytes) + bins * kernel.cell_bytes + LINE_BYTES
     if table is None:  # sums of strips, and the strips: at most as many as there are cells
         scratch += cells * (kernel.bin_bytes + 8)
-    index, parallel = _index_of(plan, maps), size >= SERIAL_ITEMS
-    _run(kernel, table, order_windows(index, maps.count), fields, maps.count * blocks, parallel, scratch, workers)
+    index = _index_of(plan, maps)
+    _run(kernel, table, order_windows(index, maps.count), fields, maps.count * blocks, size, scratch, workers)
 
 
 def _scatter(
@@ -262,8 +267,8 @@ def _scatter(
         descriptor.GRAD_STEP: grad.strides[0],
         descriptor.OUT_AT: address_of(addresses),
     }
-    parallel = grad.size + sum(target.size for target in targets) >= SERIAL_ITEMS
-    _run(kernel, table, order_windows(index, maps.count), fields, maps.count * blocks, parallel, scratch, workers)
+    size = grad.size + sum(target.size for target in targets)
+    _run(kernel, table, order_windows(index, maps.count), fields, maps.count * blocks, size, scratch, workers)
 
 
 def _run(
@@ -272,7 +277,7 @@ def _run(
     order: Order,
     fields: dict[int, int],
     tasks: int,
-    parallel: bool,
+    items: int,
     scratch: int,
     workers: int | None,
 ) -> None:
@@ -281,7 +286,7 @@ def _run(
     values = table.fields[:] if table else fill_fields({})
     places = {descriptor.ROWS_AT: order.rows_at, descriptor.STARTS_AT: order.starts_at}
     set_fields(values, fields | places | {descriptor.SCRATCH_STEP: step})
-    launch = Launch(kernel.address(), values, tasks, parallel, step, order)
+    launch = Launch(kernel.address(), values, tasks, items, step, order)
     run(launch, launch.fields, workers)
 
 
