@@ -38,9 +38,7 @@ def test_every_kernel(rng, monkeypatch, dtype, options, few):
         return address(kernel, way)
 
     monkeypatch.setattr(launch.Kernel, "address", address)
-    channels = launch.NARROW_BYTES // size
-    if not few:  # areas of hardly more lie in few lanes, too
-        channels = 3 * channels if options.get("mode") == "avg" else channels + 1
+    channels = launch.kernel_of(dtype, options.get("mode", "max")).lanes // 2 + (not few)  # where half would be padding
     small, large = (make(rng, (2, channels, *sides), dtype, "spread") for sides in ((9, 11), (12, 70)))
     rois, batch_index = make_rois(rng, 100, (144, 176)), rng.integers(0, 2, 100)
     rois[25:] = 0, 0, 175, 143  # so many cells that pairs of a key and an index are worth while
@@ -68,7 +66,7 @@ def maps(rng):
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 @pytest.mark.parametrize("options", [{}, {"mode": "avg"}, {"return_indices": True}], ids=str)
-@pytest.mark.parametrize("tile", [0, 60 * 80 * launch.NARROW_BYTES], ids=["parts", "few lanes"])
+@pytest.mark.parametrize("tile", [0, 60 * 80 * 32], ids=["parts", "few lanes"])
 def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, forget, maps, levels, rounding, options, tile):
     rois, batch_index = windows(rng, 300, rounding), rng.integers(0, 2, 300)
 

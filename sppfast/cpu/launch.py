@@ -43,7 +43,6 @@ PACK_TIMES = 8  # as long as it takes to pack the map such a part takes to be po
 BIN_CELLS = 4  # a bin takes as long as so many cells
 SERIAL_ITEMS = 2**16  # less work than this, in cells to reduce, is done before a thread that is awake has come
 WAKE_TIMES = 8  # so many times as much is done before one that sleeps has been woken, which keeps who wakes it as long
-NARROW_BYTES = 32  # of channels: a kernel with fewer lanes does not reduce padding
 PAIR_CELLS = 24  # to make a pair of a key and an index costs as much as to reduce so many cells, one after the other
 AREA_CELLS = 3  # to add a cell to a table of areas, as so many
 FAR_AREA_BYTES = 3 * 2**19  # of a table of which it costs more: as many times as it is larger than that
@@ -250,7 +249,7 @@ class Way:
 
 @remembered
 def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
-    kernel = _kernel(maps, mode, is_narrow(maps))
+    kernel = _apart(maps, mode)
     name = ROWS_WAY if maps.largest >= _rows_from(maps, plan.grids, kernel) else PARTS_WAY
     return _prepare(maps, plan, None, Way(kernel, name), _divide_maps(maps, plan, kernel, name), 0)
 
@@ -292,7 +291,8 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
         kernel, least, apart = _lanes(maps, own_mode, kernels.build)
         if kernel is not None:
             few = _kernel(maps, own_mode, True)
-            if kernel.is_sum and _sums_in_few_lanes(maps, kernel, few):
+            if kernel.is_sum and few.lanes < kernel.lanes and _areas_bytes(maps, kernel) > SECOND_BYTES:
+                # A table that leaves the near caches costs more than to write few lanes at a time.
                 ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, few), 0, few.lanes))
             has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
             ways.append(Way(kernel, SHARED_WAY, least, 0, kernel.lanes, has_room))
@@ -301,16 +301,6 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
     elif maps.largest >= _sums_by_rows_from(maps):  # the kernel sees to each window
         ways.append(Way(apart, ROWS_WAY, 0, 0, apart.lanes))
     return [*ways, Way(apart, PARTS_WAY, 0, 0, _group_channels(maps, apart, PARTS_WAY, False, 1))]
-
-
-def _sums_in_few_lanes(maps: Maps, kernel: Kernel, few: Kernel) -> bool:
-    """Tell whether to make tables of areas in few lanes, where there are many.
-
-    Where half of many would be padding, or their table would leave the near caches: that costs more than to write few
-    at a time.
-    """
-    is_padded, is_far = 2 * maps.channels <= kernel.lanes, _areas_bytes(maps, kernel) > SECOND_BYTES
-    return few.lanes < kernel.lanes and (is_padded or is_far)
 
 
 def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
@@ -401,12 +391,10 @@ def _lanes(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Kernel | N
 
     Once where that is less work, see `_shared_from`; a large map is packed in few lanes.
     """
-    few = is_narrow(maps)
-    apart = _kernel(maps, mode, few, build)
-    for narrow in range(few, 2):
+    apart = _apart(maps, mode, build)
+    for narrow in range(is_narrow(maps, mode), 2):
         kernel = _kernel(maps, mode, bool(narrow), build)
-        wide = SECOND_BYTES if 2 * maps.channels <= kernel.lanes else WIDE_SHARED_BYTES  # half of them are padding
-        size, most = maps.largest * kernel.cell_bytes, SHARED_BYTES if narrow else min(wide, SHARED_BYTES)
+        size, most = maps.largest * kernel.cell_bytes, SHARED_BYTES if narrow else min(WIDE_SHARED_BYTES, SHARED_BYTES)
         if size <= most and maps.largest <= kernel.most_cells:
             return kernel, _shared_from(maps, kernel), apart
     return None, MANY_CELLS, apart
@@ -427,9 +415,21 @@ def _shared_from(maps: Maps, kernel: Kernel) -> int:
     return -(-maps.largest // 2) if near and not is_mean else maps.largest
 
 
-def is_narrow(maps: Maps) -> bool:
-    """Tell whether there are few channels."""
-    return maps.channels <= NARROW_BYTES // maps.dtype.itemsize
+def _apart(maps: Maps, mode: str, build: Callable[..., Any] = kernels.build) -> Kernel:
+    """Find the kernel for maps and windows that share no tile.
+
+    Channels that lie side by side, and all of which many lanes hold, are reduced by rows at once.
+    """
+    side_by_side = (maps.table[:, 3] == maps.dtype.itemsize).any()
+    narrow = is_narrow(maps, mode)
+    if side_by_side and narrow:
+        narrow = maps.channels <= _kernel(maps, mode, True, build).lanes
+    return _kernel(maps, mode, narrow, build)
+
+
+def is_narrow(maps: Maps, mode: str) -> bool:
+    """Tell whether to take few lanes: where half of many, or more, would be padding."""
+    return 2 * maps.channels <= _kernel(maps, mode, False).lanes
 
 
 def _kernel(maps: Maps, mode: str, narrow: bool, build: Callable[..., Any] = kernels.build) -> Kernel:
