@@ -238,6 +238,28 @@ def test_areas_lie_in_few_lanes_where_more_are_far_or_padding(rng, monkeypatch, 
     assert asked == [(lanes, descriptor.SHARED_WAY)]
 
 
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 16), ("float64", 8), ("float16", 32), ("uint8", 32)])
+def test_lanes_of_which_half_would_be_padding_are_few(rng, monkeypatch, forget, dtype, most):
+    """But by rows channels that lie side by side are reduced at once."""
+    asked = []
+    monkeypatch.setattr(launch.Kernel, "address", lambda kernel, way: asked.append((kernel.lanes, way)) or 0)
+    monkeypatch.setattr(launch.threads.crew, "run", lambda *_: None)
+    wide, few = launch.kernel_of(dtype, "max").lanes, launch.kernel_of(dtype, "max", 1).lanes
+    assert most == wide // 2
+    for channels in {few, few + 1, most, most + 1}:
+        x = rng.integers(0, 9, (channels, 30, 40)).astype(dtype)
+        beside = np.ascontiguousarray(np.moveaxis(x, 0, -1))
+        lanes = few if channels <= most else wide
+        together = few if channels <= few else wide
+        asked.clear()
+        sppfast.roi_pool(x, [[0, 0, 30, 30]] * 50, 7, rounding="cells")
+        sppfast.roi_pool(beside, [[0, 0, 30, 30]] * 50, 7, rounding="cells", layout="NHWC")
+        assert asked == 2 * [(lanes, descriptor.SHARED_WAY)]
+        sppfast.pool(x, 2)
+        sppfast.pool(beside, 2, layout="NHWC")
+        assert [each for each, _ in asked[2:]] == [lanes, together]
+
+
 @pytest.mark.parametrize("shape", [(1, 16), (2, 8), (4, 4)], ids=str)
 def test_sums_that_float64_rounds_are_not_taken_from_areas(monkeypatch, forget, shape):
     """Three small numbers are lost, one after the other, which together would lift the mean from halfway."""

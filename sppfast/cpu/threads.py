@@ -41,7 +41,7 @@ WAKE_AT, YIELD, READY, AT_WORK, AWAKE, NEXT = 8, 9, 16, 24, 32, 40
 LINE = 8  # fields of a cache line
 CLOSED = -(2**32)
 # Attempts at a lock before sleeping on it. Waking from sleep takes 50 to 100 us on a virtual machine, of both threads.
-WORKER_SPINS, SPIN_SECONDS = 900, 2e-5  # for the next call: no longer, as whoever plans it may need this core
+WORKER_SPINS, SPIN_SECONDS = 1400, 3e-5  # for the next call: no longer, as whoever plans it may need this core
 LEADER_SPINS = 2000  # for the last task of the others, which is about to end
 PATIENCE = 0.1  # seconds, for a thread to begin
 
