@@ -13,7 +13,7 @@ import pytest
 from sppfast import cli
 from sppfast.bench import devices, peers, timing, work
 
-SWEEP = Path(__file__).parents[1] / "benchmarks" / "sweep.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LITTLE = (
     work.Row("pool", partial(work.pool_case, (2, 3, 9, 7), (2, 1)), brief=True),
     work.Row("equal bins", partial(work.pool_case, (1, 3, 8, 8), (4, 2, 1)), brief=True),
@@ -168,11 +168,14 @@ def test_calls_take_turns():
 # ---- the sweep
 
 
+def load(name):
+    """Load a benchmark: what it defines."""
+    return runpy.run_path(str(BENCHMARKS / name))
+
+
 @pytest.fixture
 def sweep():
-    if not SWEEP.exists():
-        pytest.skip("the benchmarks are not there")
-    return runpy.run_path(str(SWEEP))
+    return load("sweep.py")
 
 
 def test_sweep_marks_a_jump(sweep):
@@ -222,10 +225,7 @@ def test_sweep_runs(sweep, tmp_path, monkeypatch, capsys):
 
 
 def test_grid_puts_the_least_favourable_point_first(monkeypatch, capsys):
-    script = SWEEP.with_name("grid.py")
-    if not script.exists():
-        pytest.skip("the benchmarks are not there")
-    main = runpy.run_path(str(script))["main"]
+    main = load("grid.py")["main"]
     fields = main.__globals__
     times = {1: 3.0, 2: 1.0, 3: 2.0}
 
@@ -251,10 +251,7 @@ def test_grid_puts_the_least_favourable_point_first(monkeypatch, capsys):
 
 
 def test_pauses_times_one_thread_and_all(monkeypatch, capsys):
-    script = SWEEP.with_name("pauses.py")
-    if not script.exists():
-        pytest.skip("the benchmarks are not there")
-    main = runpy.run_path(str(script))["main"]
+    main = load("pauses.py")["main"]
     monkeypatch.setitem(main.__globals__, "MAPS", ((1, 2, 3, 4),))
     monkeypatch.setitem(main.__globals__, "WINDOWS", ((5, 2, 13),))
     monkeypatch.setattr(sys, "argv", ["pauses.py", "--seconds", "0", "--pause", "0.001"])
