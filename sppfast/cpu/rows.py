@@ -22,8 +22,18 @@ from .descriptor import (
 )
 from .lanes.accumulators import add_bin, start, store_accumulator
 from .lanes.memory import load_i32, load_i64, prefetch_read
-from .lanes.reduction import accumulator_bytes, column_bytes, is_sum, item_bytes, lane_count, row_block, row_lanes
+from .lanes.reduction import (
+    accumulator_bytes,
+    column_bytes,
+    far_row_block,
+    is_sum,
+    item_bytes,
+    lane_count,
+    row_block,
+    row_lanes,
+)
 from .lanes.rows import (
+    add_columns,
     add_row,
     add_run,
     add_strip,
@@ -38,6 +48,7 @@ from .lanes.rows import (
 from .reduce import AHEAD_BYTES
 from .sums import list_strips, strip_of
 
+NEAR_ROW_BYTES = 2**8  # rows that are no further apart are reduced many at a time: they lie in a page
 STRIPS_BYTES = 2**22  # of a plane that is summed, at most
 
 
@@ -49,8 +60,9 @@ def reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t):
     before it, and is put where its columns belong when all rows are in it: none counts twice.
     """
     lanes, item = row_lanes(t), item_bytes(t)
-    for first in range(top, bottom, row_block(t)):
-        last = min(first + row_block(t), bottom)
+    block = row_block(t) if abs(row_step) <= NEAR_ROW_BYTES else far_row_block(t)
+    for first in range(top, bottom, block):
+        last = min(first + block, bottom)
         for x in range(0, width, lanes):
             place = plane + min(x, limit - lanes) * item
             columns = load_strip(strip, x, capacity, t) if first > top else start_row(place + top * row_step, top, t)
@@ -64,23 +76,38 @@ def reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t):
 
 
 @routine()
-def pool_columns(strip, bin_, x_places, columns, filled, x0, cell, lane, map_width, t):
-    """Reduce a strip, which begins at column `x0`, to a row of bins: to one of their lanes, or all channels to all."""
+def pool_columns(strips, step, count, bin_, x_places, columns, x0, lane, map_width, t):
+    """Reduce strips, `count` of them, each a step behind the one before, to a row of bins: to one of their lanes.
+
+    They begin at column `x0`. Sums add whole parts of them as they are, and only the last one of a bin with a mask.
+    """
     lanes = row_lanes(t)
-    capacity = map_width * cell + lanes
+    for column in range(columns):
+        left = load_i32(x_places, column)
+        right = load_i32(x_places, columns + column) if count > 0 else left
+        run = start_run(t)
+        for x in range(left, right, lanes):
+            part = load_strip(strips, x - x0, map_width + lanes, t)
+            for strip in range(1, count):
+                part = add_strip(part, strips + strip * step, x - x0, t)
+            if is_sum(t) and right - x >= lanes:
+                run = add_columns(run, part, t)
+            else:
+                run = add_run(run, part, right - x, x, map_width, t)
+        store_run(bin_, run, lane, t)
+        bin_ += accumulator_bytes(t)
+
+
+@routine()
+def pool_cells(strip, bin_, x_places, columns, filled, x0, cell, t):
+    """Reduce a strip of all channels side by side, which begins at column `x0`, to a row of bins."""
     for column in range(columns):
         left = load_i32(x_places, column)
         right = load_i32(x_places, columns + column) if filled else left
-        if cell > 1:
-            accumulator = start(t)
-            for x in range(left - x0, right - x0):
-                accumulator = add_bin(accumulator, strip + x * cell * column_bytes(t), t)
-            store_accumulator(bin_, accumulator, t)
-        else:
-            run = start_run(t)
-            for x in range(left, right, lanes):
-                run = add_run(run, load_strip(strip, x - x0, capacity, t), right - x, x, map_width, t)
-            store_run(bin_, run, lane, t)
+        accumulator = start(t)
+        for x in range(left - x0, right - x0):
+            accumulator = add_bin(accumulator, strip + x * cell * column_bytes(t), t)
+        store_accumulator(bin_, accumulator, t)
         bin_ += accumulator_bytes(t)
 
 
@@ -98,23 +125,29 @@ def find_maxima(desc, strip, bins, y_edges, x_edges, y0, y1, plane, row_step, x0
         for row in range(rows):
             top, bottom = max(load_i32(y_places, row), y0), min(load_i32(y_places, rows + row), y1)
             reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t)
-            pool_columns(strip, bin_, x_places, columns, top < bottom, x0, cell, lane, map_width, t)
+            if cell > 1:
+                pool_cells(strip, bin_, x_places, columns, top < bottom, x0, cell, t)
+            else:
+                pool_columns(strip, 0, top < bottom, bin_, x_places, columns, x0, lane, map_width, t)
             bin_ += columns * accumulator_bytes(t)
 
 
 @routine()
-def add_strips(line, strips, step, first, last, width, t):
+def add_strips(line, strips, step, count, width, t):
     """Sum strips."""
     for x in range(0, width, row_lanes(t)):
         columns = start_run(t)
-        for strip in range(first, last):
+        for strip in range(count):
             columns = add_strip(columns, strips + strip * step, x, t)
         store_strip(line, x, 0, columns, t)
 
 
 @routine(only=lambda t: t.mode == "avg")
 def sum_plane(desc, scratch, bins, y_edges, x_edges, y0, y1, plane, row_step, x0, cell, lane, map_width, t):
-    """Sum rows of a plane: those in the same bins to a strip, strips to a line for each row of bins, those to bins."""
+    """Sum rows of a plane: those in the same bins to a strip, strips to columns for each row of bins, those to bins.
+
+    By way of a line of them, where bins would read more columns than there are.
+    """
     limit, width = (map_width - x0) * cell, (load_i32(x_edges, 1) - x0) * cell
     step = (map_width * cell + row_lanes(t)) * column_bytes(t)
     cuts, numbers = scratch, scratch + 16 * load_i64(desc, LINES) + 16
@@ -132,9 +165,14 @@ def sum_plane(desc, scratch, bins, y_edges, x_edges, y0, y1, plane, row_step, x0
         for row in range(rows):
             first = strip_of(numbers, load_i32(y_places, row), y0, y1)
             last = strip_of(numbers, load_i32(y_places, rows + row), y0, y1)
-            if first < last:
-                add_strips(line, strips, step, first, last, width, t)
-            pool_columns(line, bin_, x_places, columns, first < last, x0, cell, lane, map_width, t)
+            some, count = strips + first * step, last - first
+            if count > 1 and (cell > 1 or columns * row_lanes(t) > width + row_lanes(t)):
+                add_strips(line, some, step, count, width, t)
+                some, count = line, 1
+            if cell > 1:
+                pool_cells(some, bin_, x_places, columns, count > 0, x0, cell, t)
+            else:
+                pool_columns(some, step, count, bin_, x_places, columns, x0, lane, map_width, t)
             bin_ += columns * accumulator_bytes(t)
 
 
