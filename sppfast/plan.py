@@ -72,8 +72,8 @@ class Plan:
         Of all windows.
     may_be_empty : bool
         Whether there are bins without cells.
-    room : int
-        Address of memory behind the index to order the windows in, or 0.
+    starts_at, room : int
+        Addresses of 0 and R, and of memory behind the index to order the windows in; or 0.
     """
 
     index: NDArray[np.int64] | None
@@ -82,13 +82,14 @@ class Plan:
     edges_at: int
     cells: int
     may_be_empty: bool
+    starts_at: int = 0
     room: int = 0
 
     def part(self, part: Any) -> Plan:
         """Plan some of the windows: of a slice, or of an array of indices."""
         index = None if self.index is None else self.index[part]
         edges = self.edges[part]
-        return replace(self, index=index, edges=edges, edges_at=address_of(edges), room=0)
+        return replace(self, index=index, edges=edges, edges_at=address_of(edges), starts_at=0, room=0)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

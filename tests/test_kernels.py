@@ -622,6 +622,38 @@ def test_windows_by_place(rng):
     np.testing.assert_array_equal(alone.memory[:500], first)
 
 
+@pytest.mark.parametrize("count", [1, 5, 20])
+@pytest.mark.parametrize("options", [{}, {"mode": "avg"}, {"return_indices": True}], ids=str)
+@pytest.mark.parametrize("levels", [7, (4, (2, 1))], ids=str)
+def test_few_windows_of_a_map_stay_in_order(rng, monkeypatch, maps, levels, options, count):
+    """To order them takes longer than to pool them; those of several maps are ordered, whatever it takes."""
+    rois = windows(rng, count, "fast_rcnn")
+    rows = []
+
+    def order_of(*arguments, order_of=launch._order):
+        found = order_of(*arguments)
+        rows.append(found.rows_at)
+        return found
+
+    def call(least):
+        monkeypatch.setattr(launch, "ORDERED_ITEMS", least)
+        return sppfast.roi_pool(maps[0, :8], rois, levels, rounding="fast_rcnn", **options)
+
+    monkeypatch.setattr(launch, "_order", order_of)
+    for a, b in zip(np.atleast_2d(call(least=2**40)), np.atleast_2d(call(least=0)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [bool(at) for at in rows] == [False, True]
+    monkeypatch.setattr(launch, "ORDERED_ITEMS", 2**40)
+    both = {"batch_index": [1, 0] * count, **options}
+    found = sppfast.roi_pool(maps[:, :8], np.repeat(rois, 2, axis=0), levels, rounding="fast_rcnn", **both)
+    assert rows[-1]
+    for number, every in enumerate([slice(1, None, 2), slice(0, None, 2)]):
+        alone = sppfast.roi_pool(maps[number, :8], rois, levels, rounding="fast_rcnn", **options)
+        pair = (result if isinstance(result, tuple) else (result,) for result in (found, alone))
+        for a, b in zip(*pair, strict=True):
+            np.testing.assert_array_equal(a[every], b)
+
+
 def pool_maxima(*arguments, out, indices, **options):
     return sppfast.roi_pool(*arguments, **options, out=out), indices
 

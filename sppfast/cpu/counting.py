@@ -24,7 +24,8 @@ from .lanes.memory import (
 
 SPPNET, FAST_RCNN, CELLS = range(3)
 NOTHING, BLOCKS, RUNS = range(3)  # that windows are sorted by
-HEADER = 3  # numbers before those of windows, see `plan_windows`
+HEADER = 5  # numbers before those of windows, see `plan_windows`
+STARTS = 3  # where in it those are of a single map's windows, as `order_windows` writes them
 WINDOW_NUMBERS = 5  # of a window
 # What `plan_windows` is told of all windows of some maps.
 (
@@ -146,8 +147,8 @@ def plan_windows(rules, windows, step, item, numbers, numbers_step, numbers_item
 
     The edges along an axis, `TALL` or `WIDE` of them, are a row of its table: that of an extent below `LENGTHS` or, if
     this is 0, of a window; without tables none are laid out. Returns 0, or one more than a window that is not as it
-    should be. Writes the most cells of a window along an axis, the cells of all, and whether bins may be empty; then
-    the map of each window; then along y, and along x, where each begins, and its cells.
+    should be. Writes the most cells of a window along an axis, the cells of all, and whether bins may be empty; then 0
+    and `count`; then the map of each window; then along y, and along x, where each begins, and its cells.
     """
     sides, sides_step, maps = load_i64(rules, SIDES_AT), load_i64(rules, SIDES_STEP), load_i64(rules, MAPS)
     rule, given = load_i64(rules, ROUNDING), (load_f64(rules, STRIDE), load_f64(rules, OFFSET), load_f64(rules, MOST))
@@ -181,6 +182,8 @@ def plan_windows(rules, windows, step, item, numbers, numbers_step, numbers_item
     store_i64(out, 0, longest)
     store_i64(out, 1, cells)
     store_i64(out, 2, may_be_empty)
+    store_i64(out, STARTS, 0)
+    store_i64(out, STARTS + 1, count)
     return 0
 
 

@@ -17,7 +17,7 @@ from .lanes.reduction import cell_bytes, lane_count
     BLOCKS,  # channel blocks of a map
     CHUNKS,  # parts that the windows of a map are divided into
     STARTS_AT,  # per map (and one more): where its windows begin in the order; 0: each map is one window
-    ROWS_AT,  # per window, ordered by map: its row in the result and in the edges
+    ROWS_AT,  # per window, ordered by map: its row in the result and in the edges; 0: they are in order
     EDGES_AT,  # per row, int32: start and stop of the window, then as the table of levels says; along y, then along x
     EDGES_STEP,
     X_EDGES_BEHIND,  # bytes from the edges along y to those along x
@@ -72,7 +72,8 @@ EVERYTHING = (-(2**31), 2**31, -(2**31), 2**31)  # a box, that is rows from and 
 @routine(types.int64)
 def row_at(desc, i):
     """Find the row of the window that is the i-th in the order."""
-    return load_i64(load_i64(desc, ROWS_AT), i) if load_i64(desc, STARTS_AT) else i
+    rows = load_i64(desc, ROWS_AT)
+    return load_i64(rows, i) if rows else i
 
 
 @routine(UniTuple(types.int64, 2))

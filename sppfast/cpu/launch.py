@@ -48,6 +48,7 @@ AREA_CELLS = 3  # to add a cell to a table of areas, as so many
 FAR_AREA_BYTES = 3 * 2**19  # of a table of which it costs more: as many times as it is larger than that
 AREA_BYTES = 2**23  # of the largest
 MANY_CELLS = 2**62
+ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
 RAW_BYTES = 2**10  # of a cell's channels that are read at once where they lie side by side
@@ -194,8 +195,13 @@ def edge_fields(plan: Plan) -> dict[int, int]:
     """Describe the bins of all windows to a kernel."""
     return {
         descriptor.EDGES_AT: plan.edges_at,
-        descriptor.EDGES_STEP: plan.edges.strides[0] if len(plan.edges) > 1 else 0,
+        descriptor.EDGES_STEP: _edges_step(plan),
     }
+
+
+def _edges_step(plan: Plan) -> int:
+    """Bytes from the edges of a window to the next's; all maps of a batch have the same."""
+    return plan.edges.strides[0] if len(plan.edges) > 1 else 0
 
 
 def level_fields(grids: Grids) -> dict[int, int]:
@@ -255,21 +261,29 @@ def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
 
 
 def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
-    index = plan.index
-    assert index is not None
     way = _choose_way(maps, plan, mode)
-    kernel, work, grids = way.kernel, _divide_windows(maps, plan, way), plan.grids
-    choice, first, packed, areas_bytes = None, None, maps.count * work.chunks * maps.largest, 0
+    kernel, work = way.kernel, _divide_windows(maps, plan, way)
+    packed, areas_bytes = maps.count * work.chunks * maps.largest, 0
+    if kernel.is_sum and way.name == SHARED_WAY and plan.cells // packed >= _areas_from(maps, kernel):
+        areas_bytes = _areas_bytes(maps, kernel)
+    return _prepare(maps, plan, _order(maps, plan, way, packed), way, work, areas_bytes)
+
+
+def _order(maps: Maps, plan: Plan, way: Way, packed: int) -> Order:
+    """Order windows: by map, and where it pays by place and by what their bins are made of."""
+    assert plan.index is not None
+    kernel, choice, first = way.kernel, None, None
+    items = (BIN_CELLS * plan.grids.bins * len(plan.index) + plan.cells) * -(-maps.channels // kernel.lanes)
+    if items < ORDERED_ITEMS and maps.count == 1 and plan.starts_at:
+        return Order(plan.index, 0, plan.starts_at)
     if way.name == SHARED_WAY:
         if is_far(maps, kernel):
             first = by_place(plan.edges[:, 0], plan.edges[:, 1])
         if kernel.mode in BLOCK_MODES:
-            choice = blocks_of(grids, packed, way.has_room)
-        elif kernel.is_sum and maps.widest <= SUM_CELLS:
-            areas_bytes = _areas_bytes(maps, kernel) if plan.cells // packed >= _areas_from(maps, kernel) else 0
-            choice = runs_of(grids, packed) if way.has_room else None
-    order = order_windows(index, maps.count, choice, (plan.edges_at, plan.edges.strides[0]), plan.room, first)
-    return _prepare(maps, plan, order, way, work, areas_bytes)
+            choice = blocks_of(plan.grids, packed, way.has_room)
+        elif kernel.is_sum and way.has_room and maps.widest <= SUM_CELLS:
+            choice = runs_of(plan.grids, packed)
+    return order_windows(plan.index, maps.count, choice, (plan.edges_at, plan.edges.strides[0]), plan.room, first)
 
 
 def _choose_way(maps: Maps, plan: Plan, mode: str) -> Way:
@@ -515,7 +529,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Divisi
     streams = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, name == SHARED_WAY)
     address, laid_out, step = _lay_out(maps, plan.grids, way, work.group, work.bands, areas_bytes, second, *streams)
     fields = laid_out[:]
-    set_fields(fields, edge_fields(plan))
+    fields[descriptor.EDGES_AT], fields[descriptor.EDGES_STEP] = plan.edges_at, _edges_step(plan)
     fields[descriptor.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
     fields[descriptor.MAY_BE_EMPTY] = plan.may_be_empty
     if order is not None:

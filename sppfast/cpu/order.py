@@ -38,7 +38,7 @@ class Order:
     memory : ndarray of int64
         What has the following, one after the other.
     rows_at : int
-        Address of R rows, of each window in the result and in the plan.
+        Address of R rows, of each window in the result and in the plan; 0: they are in order.
     starts_at : int
         Of where each of N maps' begin, and where the last ones end.
     powers_at : int

@@ -14,7 +14,7 @@ from ..plan import Bins, Plan, bins_by_extent, bins_by_window, window_edges
 from ..pyramid import Level, Pyramid
 from ..windows import Rois, check_whole_cells, float_steps
 from . import counting
-from .counting import HEADER, WINDOW_NUMBERS
+from .counting import HEADER, STARTS, WINDOW_NUMBERS
 from .order import order_room
 
 FIRST_SIDE = 1  # where a map's height, and then its width, is in its row of the table of maps
@@ -66,15 +66,16 @@ def plan_windows(
     given = levels, geometry.stride, geometry.offset, rounding, unions
     rules = _rules_by_extent(maps, *given, 2 * count > maps.longest + 1)
     _round(rois, part, maps.count, rules, edges_at, numbers_at)
-    longest, cells, may_be_empty = numbers[:HEADER].tolist()
+    longest, cells, may_be_empty = numbers[:STARTS].tolist()
     if rules.bins is None or longest >= rules.bins.lengths:
         extents = numbers[HEADER:room].reshape(WINDOW_NUMBERS, count)[2::2]
         rules = _rules_of_windows(maps, *given, longest, *extents)
         _round(rois, part, maps.count, rules, edges_at, numbers_at)
-        _, cells, may_be_empty = numbers[:HEADER].tolist()
+        _, cells, may_be_empty = numbers[:STARTS].tolist()
     bins, index = rules.bins, numbers[HEADER : HEADER + count]
     assert bins is not None
-    return Plan(index, bins.grids, edges, edges_at, cells, may_be_empty > 0, numbers_at + 8 * room)
+    starts_at, room_at = numbers_at + 8 * STARTS, numbers_at + 8 * room
+    return Plan(index, bins.grids, edges, edges_at, cells, may_be_empty > 0, starts_at, room_at)
 
 
 def check_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> None:
