@@ -249,11 +249,12 @@ def test_zeros_of_both_signs_tie(dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", *(d for d in DTYPES if "int" in d)])
-def test_extreme_values(dtype):
+@pytest.mark.parametrize("size", [(9, 9), (700, 70)], ids=["tile", "rows"])
+def test_extreme_values(dtype, size):
     """The lowest value of a dtype is a maximum like any other; a mean of the largest does not overflow."""
     info = np.finfo(dtype) if "float" in dtype else np.iinfo(dtype)
     for value in (info.min, info.max):
-        x = np.full((1, 18, 9, 9), value, dtype)
+        x = np.full((1, 18, *size), value, dtype)
         np.testing.assert_array_equal(check_pool(x, return_indices=True)[0], value)
         if dtype != "float64":
             check_pool(x, mode="avg")

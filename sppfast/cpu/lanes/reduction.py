@@ -158,9 +158,9 @@ class Reduction(types.Opaque):
 
     @property
     def row_sum(self) -> Any:
-        """Columns reduced over a few rows: small integers are summed as 32 bits, in half of the time."""
+        """Columns reduced over a few rows: small integers are summed as twice their bits, in half of the time."""
         small = self.mode == "avg" and self.kind != "float" and self.bits <= 16
-        return Lanes(32, self.row.count) if small else self.row_accumulator
+        return Lanes(2 * self.bits, self.row.count) if small else self.row_accumulator
 
     @property
     def column_bytes(self) -> int:
