@@ -249,7 +249,7 @@ def test_zeros_of_both_signs_tie(dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", *(d for d in DTYPES if "int" in d)])
-@pytest.mark.parametrize("size", [(9, 9), (700, 70)], ids=["tile", "rows"])
+@pytest.mark.parametrize("size", [(9, 9), (40, 60), (700, 70)], ids=["tile", "parts", "rows"])
 def test_extreme_values(dtype, size):
     """The lowest value of a dtype is a maximum like any other; a mean of the largest does not overflow."""
     info = np.finfo(dtype) if "float" in dtype else np.iinfo(dtype)

@@ -49,7 +49,8 @@ FAR_AREA_BYTES = 3 * 2**19  # of a table of which it costs more: as many times a
 AREA_BYTES = 2**23  # of the largest
 MANY_CELLS = 2**62
 ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
-ROW_CELLS = 32  # of a bin, at least, to reduce by rows; with indices, which cost more to compare, four times as many
+ROW_CELLS = 32  # of a bin, at least, to reduce by rows
+MORE_ROW_CELLS = 4  # times as many with indices, which take longer so, and of small integers, faster in a tile
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
 RAW_BYTES = 2**10  # of a cell's channels that are read at once where they lie side by side
 BAND_BYTES = 2**17  # of a channel in a band of rows, at least, into which a map is divided where there are few tasks
@@ -75,6 +76,7 @@ class Kernel:
     bin_bytes: int  # of an accumulator
     area_bytes: int  # of a sum of a table of areas
     is_sum: bool
+    adds_integers: bool
     has_index: bool
     column_bytes: int  # of a strip
     result_bytes: int  # of a bin of the result, all lanes
@@ -100,6 +102,7 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         bin_bytes=t.accumulator_bytes,
         area_bytes=t.area_bytes,
         is_sum=t.mode == "avg",
+        adds_integers=t.adds_integers,
         has_index=t.mode in ("argmax", "paired"),
         column_bytes=t.column_bytes,
         result_bytes=t.result_bytes,
@@ -366,7 +369,7 @@ def _sums_by_rows_from(maps: Maps) -> int:
 
 def _row_cells(grids: Grids, kernel: Kernel) -> int:
     """Count the cells of a window from which on it is worth while to reduce it by rows."""
-    least = ROW_CELLS * (4 if kernel.has_index else 1)
+    least = ROW_CELLS * (MORE_ROW_CELLS if kernel.has_index or kernel.adds_integers else 1)
     return math.ceil(least * grids.bins_apart)
 
 

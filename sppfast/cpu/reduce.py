@@ -28,9 +28,10 @@ from .lanes.accumulators import (
     add_bin,
     add_cell,
     add_raw_cell,
+    add_some_cell,
     begin,
-    begin_row,
-    end_row,
+    begin_some,
+    end_some,
     load_accumulator,
     settle,
     start,
@@ -69,11 +70,11 @@ def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, bo
                 if top < bottom and left < right:
                     accumulator = begin(accumulator, top * map_width + left, t)
                 for y in range(top, bottom):
-                    line = begin_row(accumulator, t)
+                    line = begin_some(accumulator, t)
                     for x in range(left, right):
                         cell = cells + y * step + x * across
-                        line = add_cell(line, cell, y * map_width + x, t)
-                    accumulator = end_row(accumulator, line, t)
+                        line = add_some_cell(line, cell, y * map_width + x, t)
+                    accumulator = end_some(accumulator, line, t)
                 store_accumulator(bin_, accumulator, t)
             place += columns * accumulator_bytes(t)
 

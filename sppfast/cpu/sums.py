@@ -17,9 +17,21 @@ from .descriptor import (
     grid_at,
     lies_outside,
 )
-from .lanes.accumulators import add_bin, add_cell, end_row, load_accumulator, start, store_accumulator
+from .lanes.accumulators import (
+    add_cell,
+    add_patch,
+    add_some_cell,
+    add_sum,
+    begin_patches,
+    begin_some,
+    end_patches,
+    load_accumulator,
+    start,
+    store_accumulator,
+    store_patch,
+)
 from .lanes.memory import load_i32, load_i64, store_i64
-from .lanes.reduction import accumulator_bytes, cell_bytes
+from .lanes.reduction import accumulator_bytes, cell_bytes, some_bytes
 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
@@ -80,11 +92,11 @@ def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, box, he
             left, right = load_i64(x_cuts, j), load_i64(x_cuts, j + 1)
             if lies_outside(box, top, bottom, left, right, t):
                 continue
-            accumulator = start(t)
+            patch = begin_some(start(t), t)
             for y in range(top, bottom):
                 for x in range(left, right):
-                    accumulator = add_cell(accumulator, cells + y * step + x * across, 0, t)
-            store_accumulator(patches + (i * wide + j) * size, accumulator, t)
+                    patch = add_some_cell(patch, cells + y * step + x * across, 0, t)
+            store_patch(patches + (i * wide + j) * some_bytes(t), patch, t)
     for i in range(levels):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
@@ -97,10 +109,11 @@ def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, box, he
                 left, right = strip_of(x_strips, first, x0, x1), strip_of(x_strips, last, x0, x1)
                 if not lies_outside(box, low, high, first, last, t):
                     accumulator = load_accumulator(bin_, t) if held else start(t)
+                    total = begin_patches(accumulator, t)
                     for y in range(top, bottom):
                         for x in range(left, right):
-                            accumulator = add_bin(accumulator, patches + (y * wide + x) * size, t)
-                    store_accumulator(bin_, accumulator, t)
+                            total = add_patch(total, patches + (y * wide + x) * some_bytes(t), t)
+                    store_accumulator(bin_, end_patches(accumulator, total, t), t)
                 bin_ += size
     return True
 
@@ -142,7 +155,7 @@ def sum_runs(desc, tile, runs, length, longer, bins, y_edges, x_edges, map_, t):
                 run = load_accumulator(runs + (line + left) * accumulator_bytes(t), t)
                 for x in range(left + length, right):
                     run = add_cell(run, tile + (line + x) * cell_bytes(t), 0, t)
-                accumulator = end_row(accumulator, run, t)
+                accumulator = add_sum(accumulator, run, t)
             store_accumulator(bin_, accumulator, t)
             bin_ += accumulator_bytes(t)
     return length

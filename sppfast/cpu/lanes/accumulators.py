@@ -77,12 +77,16 @@ def store_accumulator(typingctx: Any, address: Any, accumulator: Any, t: Any) ->
     return types.void(types.int64, t.accumulator, t), codegen
 
 
-def _add_cell(name: str, find: Any) -> Any:
-    """Reduce a cell into a bin. Indices must come in rising order: the first of equals stays."""
+def _add_cell(name: str, find: Any, to_some: bool = False) -> Any:
+    """Reduce a cell into a bin, or into some of its cells. Indices must rise: the first of equals stays."""
 
     def typing(typingctx: Any, accumulator: Any, address: Any, index: Any, t: Any) -> Any:
+        state = t.some if to_some else t.accumulator
+
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             cell = find(builder, args[1], t)
+            if to_some and t.adds_integers:
+                return builder.add(args[0], (builder.sext if t.kind == "signed" else builder.zext)(cell, state.llvm))
             if t.mode == "avg":
                 return builder.fadd(args[0], to_double(builder, cell, t))
             best = parts_of(builder, args[0], t)
@@ -90,7 +94,7 @@ def _add_cell(name: str, find: Any) -> Any:
             new = [cell, splat(builder, builder.trunc(args[2], I32), t.count)]
             return _whole(context, builder, [builder.select(larger, a, b) for a, b in zip(new, best, strict=False)], t)
 
-        return t.accumulator(t.accumulator, types.int64, types.int64, t), codegen
+        return state(state, types.int64, types.int64, t), codegen
 
     typing.__name__ = name
     return intrinsic(typing)
@@ -102,6 +106,7 @@ def cell_at(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> ir.Value:
 
 
 add_cell = _add_cell("add_cell", cell_at)  # of the tile
+add_some_cell = _add_cell("add_some_cell", cell_at, to_some=True)
 add_raw_cell = _add_cell("add_raw_cell", lambda b, at, t: to_cell(b, load(b, at, t.raw.llvm), t))  # of the map
 
 
@@ -136,23 +141,79 @@ def number_cell(typingctx: Any, address: Any, index: Any, t: Any) -> Any:
 
 
 @intrinsic
-def begin_row(typingctx: Any, accumulator: Any, t: Any) -> Any:
-    """Make the accumulator of a row of a bin's cells: a sum of its own, or that of the bin so far."""
+def begin_some(typingctx: Any, accumulator: Any, t: Any) -> Any:
+    """Make the state of some of a bin's cells: a sum of their own, or what the bin is reduced to so far."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return constant(t.reduced.llvm, 0.0) if t.mode == "avg" else args[0]
+        return ir.Constant(t.some.llvm, None) if t.mode == "avg" else args[0]
 
-    return t.accumulator(t.accumulator, t), codegen
+    return t.some(t.accumulator, t), codegen
+
+
+def _sum_of(builder: ir.IRBuilder, some: ir.Value, t: Reduction) -> ir.Value:
+    return builder.sitofp(some, t.reduced.llvm) if t.adds_integers else some
 
 
 @intrinsic
-def end_row(typingctx: Any, accumulator: Any, row: Any, t: Any) -> Any:
-    """Reduce a row of a bin's cells into the bin."""
+def end_some(typingctx: Any, accumulator: Any, some: Any, t: Any) -> Any:
+    """Reduce some of a bin's cells into the bin."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fadd(args[0], args[1]) if t.mode == "avg" else args[1]
+        return builder.fadd(args[0], _sum_of(builder, args[1], t)) if t.mode == "avg" else args[1]
+
+    return t.accumulator(t.accumulator, t.some, t), codegen
+
+
+@intrinsic
+def add_sum(typingctx: Any, accumulator: Any, other: Any, t: Any) -> Any:
+    """Add a sum to another."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fadd(args[0], args[1])
 
     return t.accumulator(t.accumulator, t.accumulator, t), codegen
+
+
+@intrinsic
+def store_patch(typingctx: Any, address: Any, patch: Any, t: Any) -> Any:
+    """Store the sum of a patch of cells."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        store(builder, *args[:2])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, t.some, t), codegen
+
+
+@intrinsic
+def begin_patches(typingctx: Any, accumulator: Any, t: Any) -> Any:
+    """Make what patches are added to: a sum of their own, of integers, or that of the bin so far."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(t.some.llvm, None) if t.adds_integers else args[0]
+
+    return t.some(t.accumulator, t), codegen
+
+
+@intrinsic
+def add_patch(typingctx: Any, patches: Any, address: Any, t: Any) -> Any:
+    """Add the sum of a patch."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        patch = load(builder, args[1], t.some.llvm)
+        return (builder.add if t.adds_integers else builder.fadd)(patch, args[0])
+
+    return t.some(t.some, types.int64, t), codegen
+
+
+@intrinsic
+def end_patches(typingctx: Any, accumulator: Any, patches: Any, t: Any) -> Any:
+    """Make the sum of a bin of what it was before and its patches."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fadd(args[0], _sum_of(builder, args[1], t)) if t.adds_integers else args[1]
+
+    return t.accumulator(t.accumulator, t.some, t), codegen
 
 
 @intrinsic

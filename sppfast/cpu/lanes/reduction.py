@@ -159,8 +159,7 @@ class Reduction(types.Opaque):
     @property
     def row_sum(self) -> Any:
         """Columns reduced over a few rows: small integers are summed as twice their bits, in half of the time."""
-        small = self.mode == "avg" and self.kind != "float" and self.bits <= 16
-        return Lanes(2 * self.bits, self.row.count) if small else self.row_accumulator
+        return Lanes(2 * self.bits, self.row.count) if self.adds_integers else self.row_accumulator
 
     @property
     def column_bytes(self) -> int:
@@ -171,6 +170,16 @@ class Reduction(types.Opaque):
     def accumulator(self) -> Any:
         """The state of a bin: what its cells are reduced to and, for ``"argmax"``, where that was found."""
         return Tuple((self.reduced, self.index)) if self.mode == "argmax" else self.reduced
+
+    @property
+    def adds_integers(self) -> bool:
+        """Whether a few cells are added up as integers, which takes a third of the operations."""
+        return self.mode == "avg" and self.kind != "float" and self.bits <= 16
+
+    @property
+    def some(self) -> Any:
+        """The state of some cells of a bin, no more than a part has: sums of small integers are of 32 bits."""
+        return Lanes(32, self.count) if self.adds_integers else self.accumulator
 
     @property
     def reduced_bytes(self) -> int:
@@ -224,6 +233,7 @@ item_bytes = _size("item_bytes", lambda t: t.bits // 8)
 cell_bytes = _size("cell_bytes", lambda t: t.count * t.cell.bits // 8)
 reduced_bytes = _size("reduced_bytes", lambda t: t.reduced_bytes)
 accumulator_bytes = _size("accumulator_bytes", lambda t: t.accumulator_bytes)
+some_bytes = _size("some_bytes", lambda t: 4 * t.count if t.adds_integers else t.accumulator_bytes)
 area_bytes = _size("area_bytes", lambda t: t.area_bytes)
 result_bytes = _size("result_bytes", lambda t: t.result_bytes)
 out_item_bytes = _size("out_item_bytes", lambda t: t.out_bits // 8)
