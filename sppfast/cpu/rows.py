@@ -22,16 +22,7 @@ from .descriptor import (
 )
 from .lanes.accumulators import add_bin, start, store_accumulator
 from .lanes.memory import load_i32, load_i64, prefetch_read
-from .lanes.reduction import (
-    accumulator_bytes,
-    column_bytes,
-    far_row_block,
-    is_sum,
-    item_bytes,
-    lane_count,
-    row_block,
-    row_lanes,
-)
+from .lanes.reduction import accumulator_bytes, column_bytes, is_sum, item_bytes, lane_count, row_block, row_lanes
 from .lanes.rows import (
     add_columns,
     add_row,
@@ -48,7 +39,6 @@ from .lanes.rows import (
 from .reduce import AHEAD_BYTES
 from .sums import list_strips, strip_of
 
-NEAR_ROW_BYTES = 2**8  # rows that are no further apart are reduced many at a time: they lie in a page
 STRIPS_BYTES = 2**22  # of a plane that is summed, at most
 
 
@@ -60,9 +50,8 @@ def reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t):
     before it, and is put where its columns belong when all rows are in it: none counts twice.
     """
     lanes, item = row_lanes(t), item_bytes(t)
-    block = row_block(t) if abs(row_step) <= NEAR_ROW_BYTES else far_row_block(t)
-    for first in range(top, bottom, block):
-        last = min(first + block, bottom)
+    for first in range(top, bottom, row_block(t)):
+        last = min(first + row_block(t), bottom)
         for x in range(0, width, lanes):
             place = plane + min(x, limit - lanes) * item
             columns = load_strip(strip, x, capacity, t) if first > top else start_row(place + top * row_step, top, t)
