@@ -325,6 +325,19 @@ def test_avg_rounds_once(dtype, layout):
     assert (got.astype(np.float64) == 1 + 2.0 ** (1 - bits)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_means_of_all_halves(dtype):
+    """Of each number and the next, subnormal ones too: halfway between them, a third of the way, and just beyond."""
+    all_of_them = np.arange(2**16, dtype=np.uint16).view(dtype_of(dtype))
+    x = np.stack([all_of_them, np.roll(all_of_them, -1)], axis=-1)
+    for cells in ([0, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0, 1, 1, 1, 1]):
+        maps = x[:, cells].reshape(1, 2**16, 1, len(cells))
+        with np.errstate(invalid="ignore"):
+            mean = maps.astype(np.float64).sum(axis=(2, 3)) / len(cells)
+            expected = oracle.cast(mean, maps.dtype)
+        np.testing.assert_array_equal(sppfast.pool(maps, 1, mode="avg").astype(np.float64), expected.astype(np.float64))
+
+
 # ---- kinds of memory
 
 VIEWS = {

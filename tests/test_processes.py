@@ -303,6 +303,19 @@ def test_another_processor(digest_of_max, tmp_path):
     assert finish(start("-c", COMPILE, **places)) == digest_of_max
 
 
+def test_a_processor_that_converts_no_halves(tmp_path):
+    """Means of float16, and maxima of weighted cells, of all exponents."""
+    code = """
+    x = np.random.default_rng(0).integers(0, 2**16, (24, 9, 11), dtype=np.uint16).view(np.float16)
+    x = np.where(np.isfinite(x), x, x.dtype.type(0))
+    means = [sppfast.pool(x, (2, 1), mode="avg", layout=layout) for layout in ("NCHW", "NHWC")]
+    means += [sppfast.roi_align(x, [[0, 0, 150, 130]], 2, mode=mode) for mode in ("avg", "max")]
+    print(b"".join(mean.tobytes() for mean in means).hex())
+    """
+    places = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    assert run(code, **places) == run(code)
+
+
 def test_sources_that_changed_are_compiled_anew(tmp_path):
     """Functions are made of other files than their own, whose numbers for the fields of a descriptor may change."""
     package = tmp_path / "sppfast"

@@ -83,11 +83,14 @@ def _read(function: Any) -> Any:
     return state.func_ir
 
 
-def routine(returns: Any = types.void, only: Callable[[Any], bool] = lambda t: True) -> Callable[[Any], Any]:
+def routine(
+    returns: Any = types.void, only: Callable[[Any], bool] = lambda t: True, unroll: bool = True
+) -> Callable[[Any], Any]:
     """Make a function of numbers, or vectors, that compiled code may call, compiled as part of what calls it.
 
     `numba.njit` would give each its own wrappers and machine code besides, which nobody calls, in twice the time.
     Kernels whose token, the last argument, `only` refuses go without: there it does nothing, and returns 0.
+    Not to `unroll` is for loops that seldom go round more than a few times.
     """
 
     def decorate(function: Any) -> Any:
@@ -95,7 +98,7 @@ def routine(returns: Any = types.void, only: Callable[[Any], bool] = lambda t: T
             def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 if not only(arguments[-1]):
                     return context.get_constant_null(returns)
-                return context.call_internal(builder, _compile_into(context, function, sig), sig, args)
+                return context.call_internal(builder, _compile_into(context, function, sig, unroll), sig, args)
 
             return returns(*map(unliteral, arguments)), codegen
 
@@ -107,7 +110,7 @@ def routine(returns: Any = types.void, only: Callable[[Any], bool] = lambda t: T
     return decorate
 
 
-def _compile_into(context: Any, function: Any, sig: Any) -> Any:
+def _compile_into(context: Any, function: Any, sig: Any, unroll: bool) -> Any:
     """Compile a function into the library that is being compiled, where it is not in it yet: find its descriptor.
 
     Numba's own way is a library for each, that is optimized and made machine code by itself, and all of it again
@@ -125,7 +128,10 @@ def _compile_into(context: Any, function: Any, sig: Any) -> Any:
         compiler = RoutineCompiler(typing_context, target, library, sig.args, sig.return_type, flags, {})
         found = compiler.compile_extra(function)
         known[function, sig] = found.fndesc
-        library.get_function(found.fndesc.mangled_name).linkage = "linkonce_odr"  # not kept where it is inlined
+        made = library.get_function(found.fndesc.mangled_name)
+        made.linkage = "linkonce_odr"  # not kept where it is inlined
+        if not unroll:
+            made.add_function_attribute("optsize")
     return known[function, sig]
 
 

@@ -614,7 +614,7 @@ def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     strip, behind = columns * kernel.column_bytes, LINE_BYTES // size * kernel.column_bytes
     if not kernel.is_sum:
         return strip + behind + kernel.bin_bytes
-    strips = 2 * grids.lines + 2
+    strips = 3 * grids.lines + 2
     size = strips * strip + 8 * int(maps.heights.max())
     return min(size, STRIPS_BYTES) + strips * (behind + 16) + kernel.bin_bytes
 

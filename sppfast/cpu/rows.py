@@ -21,14 +21,14 @@ from .descriptor import (
     grid_at,
 )
 from .lanes.accumulators import add_bin, start, store_accumulator
-from .lanes.memory import load_i32, load_i64, prefetch_read
+from .lanes.memory import load_i32, load_i64, prefetch_read, store_i64
 from .lanes.reduction import accumulator_bytes, column_bytes, is_sum, item_bytes, lane_count, row_block, row_lanes
 from .lanes.rows import (
-    add_columns,
     add_row,
     add_run,
     add_strip,
     end_rows,
+    first_columns,
     load_strip,
     start_row,
     start_rows,
@@ -64,25 +64,17 @@ def reduce_rows(strip, capacity, plane, row_step, top, bottom, width, limit, t):
     store_strip(strip, min(part, limit - lanes), capacity, load_strip(strip, part, capacity, t), t)
 
 
-@routine()
-def pool_columns(strips, step, count, bin_, x_places, columns, x0, lane, map_width, t):
-    """Reduce strips, `count` of them, each a step behind the one before, to a row of bins: to one of their lanes.
-
-    They begin at column `x0`. Sums add whole parts of them as they are, and only the last one of a bin with a mask.
-    """
+@routine(only=lambda t: t.mode != "avg")
+def pool_columns(strip, filled, bin_, x_places, columns, x0, lane, map_width, t):
+    """Reduce a strip, which begins at column `x0`, to a row of bins: to one of their lanes."""
     lanes = row_lanes(t)
     for column in range(columns):
         left = load_i32(x_places, column)
-        right = load_i32(x_places, columns + column) if count > 0 else left
+        right = load_i32(x_places, columns + column) if filled else left
         run = start_run(t)
         for x in range(left, right, lanes):
-            part = load_strip(strips, x - x0, map_width + lanes, t)
-            for strip in range(1, count):
-                part = add_strip(part, strips + strip * step, x - x0, t)
-            if is_sum(t) and right - x >= lanes:
-                run = add_columns(run, part, t)
-            else:
-                run = add_run(run, part, right - x, x, map_width, t)
+            part = load_strip(strip, x - x0, map_width + lanes, t)
+            run = add_run(run, part, right - x, x, map_width, t)
         store_run(bin_, run, lane, t)
         bin_ += accumulator_bytes(t)
 
@@ -117,31 +109,51 @@ def find_maxima(desc, strip, bins, y_edges, x_edges, y0, y1, plane, row_step, x0
             if cell > 1:
                 pool_cells(strip, bin_, x_places, columns, top < bottom, x0, cell, t)
             else:
-                pool_columns(strip, 0, top < bottom, bin_, x_places, columns, x0, lane, map_width, t)
+                pool_columns(strip, top < bottom, bin_, x_places, columns, x0, lane, map_width, t)
             bin_ += columns * accumulator_bytes(t)
 
 
-@routine()
+@routine(types.int64)
 def add_strips(line, strips, step, count, width, t):
-    """Sum strips."""
+    """Sum strips to a line, unless there is only one, which is that line already; tell where it is."""
+    if count == 1:
+        return strips
     for x in range(0, width, row_lanes(t)):
-        columns = start_run(t)
-        for strip in range(count):
+        columns = load_strip(strips, x, 0, t) if count else start_run(t)
+        for strip in range(1, count):
             columns = add_strip(columns, strips + strip * step, x, t)
         store_strip(line, x, 0, columns, t)
+    return line
 
 
 @routine(only=lambda t: t.mode == "avg")
-def sum_plane(desc, scratch, bins, y_edges, x_edges, y0, y1, plane, row_step, x0, cell, lane, map_width, t):
-    """Sum rows of a plane: those in the same bins to a strip, strips to columns for each row of bins, those to bins.
+def sum_columns(lines, bin_, x_places, rows, columns, x0, lane, t):
+    """Sum lines, which begin at column `x0`, to the bins of their rows: to one of their lanes.
 
-    By way of a line of them, where bins would read more columns than there are.
+    A part of a line that reaches beyond a bin is cut off by a mask, which is the same in all rows.
     """
+    lanes = row_lanes(t)
+    for column in range(columns):
+        left = load_i32(x_places, column) - x0
+        width = max(load_i32(x_places, columns + column) - x0 - left, 0)
+        last = left + width // lanes * lanes
+        for row in range(rows):
+            line = load_i64(lines, row)
+            run = first_columns(load_strip(line, last, 0, t), width % lanes, t)
+            for x in range(left, last, lanes):
+                run = add_strip(run, line, x, t)
+            store_run(bin_ + (row * columns + column) * accumulator_bytes(t), run, lane, t)
+
+
+@routine(only=lambda t: t.mode == "avg", unroll=False)
+def sum_plane(desc, scratch, bins, y_edges, x_edges, y0, y1, plane, row_step, x0, cell, lane, map_width, t):
+    """Sum rows of a plane: those in the same bins to a strip, strips to a line for each row of bins, lines to bins."""
     limit, width = (map_width - x0) * cell, (load_i32(x_edges, 1) - x0) * cell
-    step = (map_width * cell + row_lanes(t)) * column_bytes(t)
-    cuts, numbers = scratch, scratch + 16 * load_i64(desc, LINES) + 16
-    line = numbers + 8 * (y1 - y0 + 1)
-    strips = line + step
+    step, most = (map_width * cell + row_lanes(t)) * column_bytes(t), load_i64(desc, LINES)
+    cuts, numbers = scratch, scratch + 16 * most + 16
+    lines = numbers + 8 * (y1 - y0 + 1)
+    places = lines + 8 * most
+    strips = places + most * step
     if lane == 0:
         list_strips(desc, cuts, numbers, y_edges, ROWS, Y_EDGES, y0, y1)
     for strip in range(load_i64(numbers, y1 - y0)):
@@ -154,15 +166,12 @@ def sum_plane(desc, scratch, bins, y_edges, x_edges, y0, y1, plane, row_step, x0
         for row in range(rows):
             first = strip_of(numbers, load_i32(y_places, row), y0, y1)
             last = strip_of(numbers, load_i32(y_places, rows + row), y0, y1)
-            some, count = strips + first * step, last - first
-            if count > 1 and (cell > 1 or columns * row_lanes(t) > width + row_lanes(t)):
-                add_strips(line, some, step, count, width, t)
-                some, count = line, 1
+            line = add_strips(places + row * step, strips + first * step, step, max(last - first, 0), width, t)
+            store_i64(lines, row, line)
             if cell > 1:
-                pool_cells(some, bin_, x_places, columns, count > 0, x0, cell, t)
-            else:
-                pool_columns(some, step, count, bin_, x_places, columns, x0, lane, map_width, t)
-            bin_ += columns * accumulator_bytes(t)
+                pool_cells(line, bin_ + row * columns * accumulator_bytes(t), x_places, columns, True, x0, cell, t)
+        if cell == 1:
+            sum_columns(lines, bin_, x_places, rows, columns, x0, lane, t)
 
 
 @routine(only=lambda t: t.way == ROWS_WAY)
@@ -198,6 +207,6 @@ def goes_by_rows(desc, map_, y_edges, x_edges, t):
         return False
     if load_i64(map_, 1) * load_i64(map_, 2) < load_i64(desc, ROW_MAP_CELLS):
         return False
-    row, strips = load_i64(map_, 2) * column_step // item, 2 * load_i64(desc, LINES) + 2
+    row, strips = load_i64(map_, 2) * column_step // item, 3 * load_i64(desc, LINES) + 2
     size = strips * row * column_bytes(t) + 8 * (load_i32(y_edges, 1) - load_i32(y_edges, 0))
     return row >= row_lanes(t) and size <= STRIPS_BYTES

@@ -68,7 +68,7 @@ def strip_of(strips, edge, low, high):
     return load_i64(strips, min(max(edge, low), high) - low)
 
 
-@routine(types.boolean, only=lambda t: t.mode == "avg")
+@routine(types.boolean, only=lambda t: t.mode == "avg", unroll=False)
 def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, box, held, y0, y1, x0, x1, t):
     """Sum the bins of a window in a box over a part of its cells from patches, cells in the same bins of all levels.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 
-from .llvm import F32, F64, I1, I16, I32, I64, constant, view
+from .llvm import F16, F32, F64, I1, I16, I32, I64, constant, view
 from .reduction import Reduction
 
 
@@ -34,6 +37,13 @@ def decode(builder: ir.IRBuilder, key: ir.Value, t: Reduction) -> ir.Value:
     return builder.or_(magnitude, sign)
 
 
+@cache
+def converts_halves() -> bool:
+    """Tell whether the machine that code is made for converts float16 to float32 and back; not all of x86 do."""
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return "+f16c" in features.split(",")
+
+
 def to_double(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
     """Turn the bits of any dtype, or of a cell, into float64."""
     double = ir.VectorType(F64, bits.type.count)
@@ -49,7 +59,9 @@ def to_double(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
 
 
 def _single_of_half(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
-    """Turn the bits of halves into those of float32, by integer arithmetic: not every machine converts them."""
+    """Turn the bits of halves into those of float32, by integer arithmetic unless the machine converts them."""
+    if t.dtype == "float16" and converts_halves():
+        return view(builder, builder.fpext(view(builder, bits, F16), ir.VectorType(F32, bits.type.count)), I32)
     wide = builder.zext(bits, ir.VectorType(I32, bits.type.count))
     if t.dtype == "bfloat16":
         return builder.shl(wide, constant(wide.type, 16))
@@ -86,31 +98,45 @@ def limited(builder: ir.IRBuilder, value: ir.Value, low: ir.Value, high: ir.Valu
     return builder.select(builder.fcmp_ordered(">", value, high), high, value)
 
 
-def _rounded_to(builder: ir.IRBuilder, value: ir.Value, digits: int, smallest: float) -> ir.Value:
-    """Round float64 to so many binary digits, below the smallest normal number to its last: a float32 then.
+def _cut_to(builder: ir.IRBuilder, value: ir.Value, digits: int) -> ir.Value:
+    """Cut float64 to so many binary digits, of which the last is 1 where anything is cut off: a float32 then.
 
-    To a large number, of which the last bit is worth as much as that digit, it is added, and that taken away.
+    What is rounded from there to two digits less is rounded as from all of them.
     """
-    power = builder.and_(view(builder, value, I64), constant(ir.VectorType(I64, value.type.count), 0x7FF << 52))
-    low, high = constant(value.type, smallest), constant(value.type, 2.0**512)  # infinity stays what it is
-    power = limited(builder, view(builder, power, F64), low, high)
-    grid = builder.fmul(power, constant(value.type, 1.5 * 2.0 ** (53 - digits)))
-    rounded = builder.fsub(builder.fadd(value, grid), grid)
-    ty, name = ir.FunctionType(value.type, 2 * [value.type]), f"llvm.copysign.v{value.type.count}f64"
-    rounded = builder.call(cgutils.get_or_insert_function(builder.module, ty, name), [rounded, value])  # of 0
-    return view(builder, builder.fptrunc(rounded, ir.VectorType(F32, value.type.count)), I32)
+    bits = view(builder, value, I64)
+    rest = constant(bits.type, 2 ** (53 - digits) - 1)
+    last = builder.add(builder.and_(bits, rest), rest)
+    bits = builder.and_(builder.or_(bits, last), builder.not_(rest))
+    return view(builder, builder.fptrunc(view(builder, bits, F64), ir.VectorType(F32, value.type.count)), I32)
 
 
 def _to_bfloat16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    bits = _rounded_to(builder, value, 8, 2.0**-126)
-    return builder.trunc(builder.lshr(bits, constant(bits.type, 16)), ir.VectorType(I16, bits.type.count))
+    """By cutting float32 in half: what is below its smallest normal number has all ten digits wherever they count."""
+    bits = _cut_to(builder, value, 10)
+    high = builder.lshr(bits, constant(bits.type, 16))
+    half = builder.add(builder.and_(high, constant(bits.type, 1)), constant(bits.type, 0x7FFF))
+    high = builder.lshr(builder.add(bits, half), constant(bits.type, 16))
+    return builder.trunc(high, ir.VectorType(I16, bits.type.count))
 
 
 def _to_float16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """By scaling, which makes exponents float16's, and subnormal numbers; infinity and NaN keep their bits."""
-    bits = _rounded_to(builder, value, 11, 2.0**-14)
-    ty = bits.type
-    scaled = builder.fmul(view(builder, bits, F32), constant(ir.VectorType(F32, ty.count), 2.0**-112))
-    magnitude = builder.and_(builder.lshr(view(builder, scaled, I32), constant(ty, 13)), constant(ty, 0x7FFF))
-    sign = builder.and_(builder.lshr(bits, constant(ty, 16)), constant(ty, 0x8000))
+    single = view(builder, _cut_to(builder, value, 13), F32)
+    if not converts_halves():
+        return _scaled_to_float16(builder, single)
+    return view(builder, builder.fptrunc(single, ir.VectorType(F16, value.type.count)), I16)
+
+
+def _scaled_to_float16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """By rounding to 11 digits, of subnormal numbers to the last, and scaling; infinity and NaN keep their bits.
+
+    To a large number, of which the last bit is worth as much as that digit, it is added, and that taken away.
+    """
+    ty = ir.VectorType(I32, value.type.count)
+    power = view(builder, builder.and_(view(builder, value, I32), constant(ty, 0xFF << 23)), F32)
+    power = limited(builder, power, constant(value.type, 2.0**-14), constant(value.type, 2.0**100))
+    grid = builder.fmul(power, constant(value.type, 1.5 * 2.0**13))
+    rounded = builder.fsub(builder.fadd(value, grid), grid)
+    scaled = view(builder, builder.fmul(rounded, constant(value.type, 2.0**-112)), I32)
+    magnitude = builder.and_(builder.lshr(scaled, constant(ty, 13)), constant(ty, 0x7FFF))
+    sign = builder.and_(builder.lshr(view(builder, value, I32), constant(ty, 16)), constant(ty, 0x8000))
     return builder.trunc(builder.or_(magnitude, sign), ir.VectorType(I16, ty.count))

@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
-F32, F64 = ir.FloatType(), ir.DoubleType()
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
 
 def constant(ty: ir.VectorType, value: Any) -> ir.Constant:

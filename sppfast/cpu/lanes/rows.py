@@ -153,8 +153,6 @@ def add_run(typingctx: Any, accumulator: Any, columns: Any, count: Any, x: Any, 
         lanes = t.row.count
         last = builder.select(builder.icmp_signed("<", count, I64(lanes)), count, I64(lanes))
         old, new = parts_of(builder, accumulator, t), parts_of(builder, columns, t)
-        if t.wide:
-            return builder.fadd(old[0], _first_columns(builder, new[0], last))
         numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
         outside = builder.icmp_signed(">=", numbers, splat(builder, builder.trunc(last, I32), lanes))
         new[0] = builder.select(outside, constant(new[0].type, -(2 ** (t.bits - 1))), new[0])
@@ -171,24 +169,20 @@ def add_run(typingctx: Any, accumulator: Any, columns: Any, count: Any, x: Any, 
     return t.row_accumulator(t.row_accumulator, t.row_accumulator, *3 * [types.int64], t), codegen
 
 
-def _first_columns(builder: ir.IRBuilder, columns: ir.Value, count: ir.Value) -> ir.Value:
-    """Make 0 of columns from `count` on: masks are loaded, which takes a third of the time to compare numbers."""
-    lanes = columns.type.count
-    masks = ir.Constant(ir.ArrayType(I64, 2 * lanes), lanes * [-1] + lanes * [0])
-    place = cgutils.global_constant(builder, f"masks.{lanes}", masks)
-    address = builder.gep(place, [I64(0), builder.sub(I64(lanes), count)])
-    mask = load(builder, builder.ptrtoint(address, I64), ir.VectorType(I64, lanes))
-    return view(builder, builder.and_(view(builder, columns, I64), mask), F64)
-
-
 @intrinsic
-def add_columns(typingctx: Any, accumulator: Any, columns: Any, t: Any) -> Any:
-    """Add all columns of a part of a strip of sums."""
+def first_columns(typingctx: Any, columns: Any, count: Any, t: Any) -> Any:
+    """Make 0 of a part of a strip of sums from column `count` on: by a mask that is loaded, a third of the time."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fadd(args[0], args[1]) if t.wide else args[0]
+        columns, count, _ = args
+        lanes = t.row.count
+        masks = ir.Constant(ir.ArrayType(I64, 2 * lanes), lanes * [-1] + lanes * [0])
+        place = cgutils.global_constant(builder, f"masks.{lanes}", masks)
+        address = builder.gep(place, [I64(0), builder.sub(I64(lanes), count)])
+        mask = load(builder, builder.ptrtoint(address, I64), ir.VectorType(I64, lanes))
+        return view(builder, builder.and_(view(builder, columns, I64), mask), F64)
 
-    return t.row_accumulator(t.row_accumulator, t.row_accumulator, t), codegen
+    return t.row_accumulator(t.row_accumulator, types.int64, t), codegen
 
 
 def _sum_across(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
