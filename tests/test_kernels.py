@@ -562,6 +562,34 @@ def test_maps_in_bands_are_whole_maps(rng, set_band_cells, shape, levels, layout
     np.testing.assert_array_equal(alone, several[: len(maps)])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint16", "int32"])
+@pytest.mark.parametrize("size", [(40, 64), (5, 2000), (3, 2100), (90, 11)], ids=str)
+@pytest.mark.parametrize("levels", [1, (4, 2, 1), (3, (1, 5))], ids=str)
+def test_means_where_channels_lie_side_by_side(rng, dtype, size, levels):
+    """Channel blocks at once, and what is left of them: in the same order whatever maps there are beside it."""
+    x = make(rng, (2, 134, *size), dtype, "spread")
+    maps = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+
+    def call(maps, **options):
+        return sppfast.pool(maps, levels, mode="avg", layout="NHWC", **options)
+
+    alone = call(maps[1])
+    np.testing.assert_allclose(alone, sppfast.pool(x[1], levels, mode="avg"), rtol=1e-6, atol=1e-6)
+    several = [call(maps)[1], call(maps, workers=1)[1], call(np.concatenate([maps] * 20))[21]]
+    several += [call([maps[0], maps[1]])[1], call([np.moveaxis(x[0], 0, -1), maps[1], maps[0, :2, :9]])[1]]
+    for row in several:
+        np.testing.assert_array_equal(row, alone)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_largest_sums_where_channels_lie_side_by_side(set_band_cells, dtype):
+    """More cells of the largest magnitude than 32 bits hold the sum of, not divided into bands."""
+    set_band_cells(2**40)
+    extreme = np.iinfo(dtype).min or np.iinfo(dtype).max
+    maps = np.full((70, 1000, 32), extreme, dtype)
+    np.testing.assert_array_equal(sppfast.pool(maps, (2, 1), mode="avg", layout="NHWC"), np.float32(extreme))
+
+
 def test_windows_are_sorted_into_blocks_that_fit(rng):
     """Bins are one or two blocks tall, and as many wide as a limit makes it, or their window is reduced by cells."""
     starts = rng.integers(0, 40, 900)

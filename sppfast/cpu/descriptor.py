@@ -52,12 +52,13 @@ from .lanes.reduction import cell_bytes, lane_count
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     BANDS,  # of rows that a map is divided into, at most
     BAND_CELLS,  # at least
+    RAW_BAND_CELLS,  # where a cell's channels lie side by side, and fill a block
     BANDS_AT,  # bins of each map, task's channels and band; 0: a task does all bands of its map
     BANDS_STEP,  # from one band to the next
     MERGE,  # whether bands are made whole now, not reduced
     AREAS,  # bytes of the table of areas that is made of the tile, for sums, and of its bounds; 0: none
     FIELDS,
-) = range(48)
+) = range(49)
 SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.

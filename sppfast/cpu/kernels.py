@@ -24,6 +24,7 @@ from .descriptor import (
     MERGE,
     PARTS_WAY,
     POWERS_AT,
+    RAW_BAND_CELLS,
     SHARED,
     SHARED_WAY,
     TILE_CELLS,
@@ -41,7 +42,7 @@ from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes, 
 from .pack import pack, pack_whole
 from .reduce import finish_bins, reduce_bins, reduce_raw, reduce_shared, settle_bins
 from .rows import goes_by_rows, reduce_by_rows
-from .sums import SUM_CELLS, shares_sums, sum_patches, sum_runs
+from .sums import SUM_CELLS, shares_sums, sum_patches, sum_raw, sum_runs
 from .write import can_wait, copy_window, lines_beside, other_row, prefetch_ends, transpose_levels
 
 
@@ -105,9 +106,13 @@ def sum_window(desc, tile, more, held, longer, bins, y_edges, x_edges, map_, lin
 def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, blocks, t):
     """Reduce the rows [y0, y1) of a window that shares no tile: some channel blocks."""
     channels, raw = load_i64(desc, CHANNELS), 0
-    if not is_sum(t) and load_i64(map_, 3) == item_bytes(t):
+    if load_i64(map_, 3) == item_bytes(t):
         raw = min(blocks, (channels - channel) // lane_count(t))
-        reduce_raw(desc, raw, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, t)
+        place = (bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel)
+        if is_sum(t):
+            raw = sum_raw(desc, more, raw, *place, t)
+        else:
+            reduce_raw(desc, raw, *place, t)
     for i in range(raw, blocks):
         first = channel + i * lane_count(t)
         place = (EVERYTHING, y0, y1, map_, address, first)
@@ -115,9 +120,11 @@ def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, y0, y1, ma
 
 
 @routine(types.int64)
-def count_bands(desc, map_):
+def count_bands(desc, map_, t):
     """Count the bands of rows that a map is divided into: by its cells, so that no other map decides a sum's order."""
-    return max(min(load_i64(map_, 1) * load_i64(map_, 2) // load_i64(desc, BAND_CELLS), load_i64(desc, BANDS)), 1)
+    at_once = load_i64(map_, 3) == item_bytes(t) and load_i64(desc, CHANNELS) >= lane_count(t)
+    least = load_i64(desc, RAW_BAND_CELLS if at_once else BAND_CELLS)
+    return max(min(load_i64(map_, 1) * load_i64(map_, 2) // least, load_i64(desc, BANDS)), 1)
 
 
 @routine(only=lambda t: t.way != SHARED_WAY)
@@ -194,7 +201,7 @@ def bands_of(desc, group, number):
 def reduce_band(desc, band, group, number, worker, t):
     """Reduce a band of a map, some channels, to bins that wait for those of the other bands."""
     map_, address = map_of(desc, number)
-    bands, step = count_bands(desc, map_), load_i64(desc, BINS) * accumulator_bytes(t)
+    bands, step = count_bands(desc, map_, t), load_i64(desc, BINS) * accumulator_bytes(t)
     y_edges, x_edges = edges_of(desc, number)
     channel, blocks = channels_of(desc, group, t)
     tile, more, _ = scratch_of(desc, worker, t)
@@ -211,7 +218,7 @@ def pool_apart(desc, chunk, group, number, worker, t):
     first, last = windows_of(desc, number, chunk)
     channel, blocks = channels_of(desc, group, t)
     tile, more, bins = scratch_of(desc, worker, t)
-    count, bands = load_i64(desc, BINS), count_bands(desc, map_)
+    count, bands = load_i64(desc, BINS), count_bands(desc, map_, t)
     step = count * accumulator_bytes(t)
     flat = bins + blocks * step * min(load_i64(desc, BANDS), 2)
     for i in range(first, last):

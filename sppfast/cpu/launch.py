@@ -52,7 +52,7 @@ ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would 
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows
 MORE_ROW_CELLS = 4  # times as many with indices, which take longer so, and of small integers, faster in a tile
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
-RAW_BYTES = 2**10  # of a cell's channels that are read at once where they lie side by side
+RAW_BYTES = 2**12  # of a cell's channels that are read at once where they lie side by side
 BAND_BYTES = 2**17  # of a channel in a band of rows, at least, into which a map is divided where there are few tasks
 SUMMED_BAND = 4  # times as many where they are summed: however many tasks, so that the order is always the same
 BAND_SHARE = 8  # of a band, at most, are its bins, which are kept till those of all bands are there
@@ -317,13 +317,21 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
         ways.append(Way(apart, ROWS_WAY, 0, _rows_from(maps, grids, apart), apart.lanes))
     elif maps.largest >= _sums_by_rows_from(maps):  # the kernel sees to each window
         ways.append(Way(apart, ROWS_WAY, 0, 0, apart.lanes))
-    return [*ways, Way(apart, PARTS_WAY, 0, 0, _group_channels(maps, apart, PARTS_WAY, False, 1))]
+    group = apart.lanes if apart.is_sum else _group_channels(maps, apart, PARTS_WAY, False, 1)
+    return [*ways, Way(apart, PARTS_WAY, 0, 0, group)]
 
 
-def _band_cells(maps: Maps, grids: Grids, kernel: Kernel) -> int:
-    """Count the cells that a band of a map has at least."""
-    size = max(BAND_BYTES, BAND_SHARE * (grids.bins + SPILL) * kernel.bin_bytes)
-    return size * (SUMMED_BAND if kernel.is_sum else 1) // maps.dtype.itemsize
+def _band_cells(maps: Maps, grids: Grids, kernel: Kernel, at_once: bool) -> int:
+    """Count the cells that a band of a map has at least: fewer where those of all channels are read `at_once`."""
+    times, bins = SUMMED_BAND if kernel.is_sum else 1, BAND_SHARE * (grids.bins + SPILL) * kernel.bin_bytes
+    if at_once:
+        return max(times * BAND_BYTES // maps.channels, 2 * bins // kernel.lanes) // maps.dtype.itemsize
+    return times * max(BAND_BYTES, bins) // maps.dtype.itemsize
+
+
+def _side_by_side(maps: Maps) -> NDArray[np.bool_]:
+    """Tell of which maps the channels of a cell lie side by side."""
+    return np.equal(maps.table[:, 3], maps.dtype.itemsize)
 
 
 @remembered
@@ -437,7 +445,7 @@ def _apart(maps: Maps, mode: str, build: Callable[..., Any] = kernels.build) -> 
 
     Channels that lie side by side, and all of which many lanes hold, are reduced by rows at once.
     """
-    side_by_side = (maps.table[:, 3] == maps.dtype.itemsize).any()
+    side_by_side = _side_by_side(maps).any()
     narrow = is_narrow(maps, mode)
     if side_by_side and narrow:
         narrow = maps.channels <= _kernel(maps, mode, True, build).lanes
@@ -473,7 +481,8 @@ def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
     results = maps.count * maps.channels * plan.grids.bins
     items = BIN_CELLS * results + maps.count * maps.channels * maps.largest
     parallel = items >= SERIAL_ITEMS
-    most = maps.largest // _band_cells(maps, plan.grids, kernel)
+    at_once = set(_side_by_side(maps) & (maps.channels >= kernel.lanes))
+    most = maps.largest // min(_band_cells(maps, plan.grids, kernel, bool(kind)) for kind in at_once)
     by_rows = way == ROWS_WAY and parallel and _all_by_rows(maps, plan, kernel)
     group = _group_channels(maps, kernel, way, by_rows, max(most, 1))
     tasks = maps.count * -(-maps.channels // group)
@@ -518,10 +527,10 @@ def _group_channels(maps: Maps, kernel: Kernel, way: str, by_rows: bool, bands: 
     group = kernel.lanes
     if by_rows:
         return max(1, min(group, maps.count * maps.channels // _enough_tasks()))
-    if way == PARTS_WAY and not kernel.is_sum and (maps.table[:, 3] == maps.dtype.itemsize).all():
+    if (way == PARTS_WAY or kernel.is_sum) and _side_by_side(maps).all():
         blocks = -(-maps.channels // group)
         spare = maps.count * blocks * bands // _enough_tasks()
-        return group * max(1, min(spare, RAW_BYTES // kernel.cell_bytes, blocks))
+        return group * max(1, min(spare, RAW_BYTES // kernel.bin_bytes, blocks))
     return group
 
 
@@ -555,11 +564,11 @@ def _lay_out(
     if name == ROWS_WAY:
         strip = -(-_strip_bytes(maps, grids, kernel) // kernel.cell_bytes)
         tile = max(strip, tile) if kernel.is_sum else strip
-    more = areas_bytes + (_patch_bytes(grids, kernel) if kernel.is_sum else 0)
+    blocks = -(-group // kernel.lanes)
+    more = areas_bytes + (_patch_bytes(maps, grids, kernel, blocks) if kernel.is_sum else 0)
     if second:
         more = max(more, maps.largest * kernel.bin_bytes)
     bins = grids.bins + SPILL
-    blocks = -(-group // kernel.lanes)
     some = min(bands, 2)  # the bins of a band, and those of all before it
     step = tile * kernel.cell_bytes + more + bins * (some * blocks * kernel.bin_bytes + places * kernel.result_bytes)
     step = (-(-step // LINE_BYTES) + 1) * LINE_BYTES
@@ -578,7 +587,8 @@ def _lay_out(
         descriptor.BINS: bins,
         descriptor.SCRATCH_STEP: step,
         descriptor.BANDS: bands,
-        descriptor.BAND_CELLS: _band_cells(maps, grids, kernel),
+        descriptor.BAND_CELLS: _band_cells(maps, grids, kernel, False),
+        descriptor.RAW_BAND_CELLS: _band_cells(maps, grids, kernel, True),
         descriptor.BANDS_STEP: blocks * bins * kernel.bin_bytes,
     }
     return kernel.address(name), fill_fields(values), step
@@ -609,7 +619,7 @@ def _fetches_lines() -> bool:
 def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     """Size of a strip of columns, for sums of all strips and their table, with what is read behind the last."""
     size = maps.dtype.itemsize
-    side_by_side = maps.channels <= kernel.lanes and (maps.table[:, 3] == size).any()
+    side_by_side = maps.channels <= kernel.lanes and _side_by_side(maps).any()
     columns = maps.widest * (maps.channels if side_by_side else 1)
     strip, behind = columns * kernel.column_bytes, LINE_BYTES // size * kernel.column_bytes
     if not kernel.is_sum:
@@ -619,11 +629,13 @@ def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     return min(size, STRIPS_BYTES) + strips * (behind + 16) + kernel.bin_bytes
 
 
-def _patch_bytes(grids: Grids, kernel: Kernel) -> int:
-    """Size of the patches of a part, and of the tables of its strips along both axes."""
-    if len(grids.levels) == 1:
-        return 0
-    return PATCHES * kernel.bin_bytes + 8 * (SUM_CELLS + 8 * grids.lines + 16)
+def _patch_bytes(maps: Maps, grids: Grids, kernel: Kernel, blocks: int) -> int:
+    """Size of the patches of a part, or a row of those of some channel blocks, and of tables of strips."""
+    size = PATCHES * kernel.bin_bytes + 8 * (SUM_CELLS + 8 * grids.lines + 16) if len(grids.levels) > 1 else 0
+    if _side_by_side(maps).any():
+        edges = 4 * grids.lines + int((maps.heights + maps.widths).max()) + 6
+        size = max(size, (2 * grids.lines + 1) * blocks * kernel.bin_bytes + 8 * edges)
+    return size
 
 
 def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:

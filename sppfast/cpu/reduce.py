@@ -38,9 +38,10 @@ from .lanes.accumulators import (
     store_accumulator,
 )
 from .lanes.memory import load_i32, load_i64, prefetch_read
-from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes
+from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes, lane_count
 from .write import send_line
 
+RAW_CELLS = 2  # of a map, that are reduced into a bin between loading and storing it
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
 BLOCK_MODES = "max", "paired"  # cells may be reduced twice, and in any order
 
@@ -79,11 +80,19 @@ def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, bo
             place += columns * accumulator_bytes(t)
 
 
+@routine()
+def prefetch_cell(address, t):
+    """Fetch a block of channels that lie side by side."""
+    prefetch_read(address)
+    if lane_count(t) * item_bytes(t) > LINE_BYTES:
+        prefetch_read(address + LINE_BYTES)
+
+
 @routine(only=lambda t: t.way == PARTS_WAY and t.mode != "avg")
 def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, t):
     """Reduce the rows [y0, y1) of a window, some channel blocks at once, from a map whose channels lie side by side.
 
-    Row by row, so that memory is read in its order; the blocks of a cell share its page.
+    Row by row, cell by cell, so that memory is read in its order.
     Bound: to read the map once for each level that is not joined from another.
     """
     map_width, step, across = load_i64(map_, 2), load_i64(map_, 4), load_i64(map_, 5)
@@ -96,24 +105,27 @@ def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, ad
         first = bins + load_i64(level, FIRST) * accumulator_bytes(t)
         for row in range(rows):
             top, bottom = max(load_i32(y_places, row), y0), min(load_i32(y_places, rows + row), y1)
-            for y in range(min(top, bottom - 1), bottom):
+            for column in range(columns):
+                left = load_i32(x_places, column)
+                accumulator = start(t)
+                if top < bottom and left < load_i32(x_places, columns + column):
+                    accumulator = begin(accumulator, top * map_width + left, t)
+                for block in range(blocks):
+                    store_accumulator(first + column * accumulator_bytes(t) + block * bins_step, accumulator, t)
+            for y in range(top, bottom):
                 for column in range(columns):
-                    left = load_i32(x_places, column)
-                    right = load_i32(x_places, columns + column) if y >= top else left
-                    place = first + (row * columns + column) * accumulator_bytes(t)
-                    ahead = (right - left) * across  # the next bin's cells
-                    if blocks * (right - left) * cell_bytes(t) > 2 * AHEAD_BYTES:
-                        ahead = AHEAD_BYTES
-                    for block in range(blocks):
-                        bin_, from_ = place + block * bins_step, cells + y * step + block * cell_bytes(t)
-                        accumulator = load_accumulator(bin_, t) if y > top else start(t)
-                        if y == top and left < right:
-                            accumulator = begin(accumulator, top * map_width + left, t)
-                        for x in range(left, right):
-                            prefetch_read(from_ + x * across + ahead)
-                            prefetch_read(from_ + x * across + ahead + LINE_BYTES)
-                            accumulator = add_raw_cell(accumulator, from_ + x * across, y * map_width + x, t)
-                        store_accumulator(bin_, accumulator, t)
+                    left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
+                    bin_ = first + column * accumulator_bytes(t)
+                    for x in range(left, right, RAW_CELLS):
+                        cell, count = cells + y * step + x * across, min(right - x, RAW_CELLS)
+                        for block in range(blocks):
+                            place, from_ = bin_ + block * bins_step, cell + block * cell_bytes(t)
+                            accumulator = load_accumulator(place, t)
+                            for i in range(count):
+                                prefetch_cell(from_ + i * across + AHEAD_BYTES, t)
+                                accumulator = add_raw_cell(accumulator, from_ + i * across, y * map_width + x + i, t)
+                            store_accumulator(place, accumulator, t)
+            first += columns * accumulator_bytes(t)
 
 
 @routine(only=lambda t: t.mode in BLOCK_MODES)

@@ -4,6 +4,7 @@ from numba.core import types
 
 from .compile import routine
 from .descriptor import (
+    BINS,
     COLUMNS,
     FIRST,
     LEVEL_BYTES,
@@ -12,6 +13,7 @@ from .descriptor import (
     LINES,
     ROWS,
     SHARED_WAY,
+    STARTS_AT,
     X_EDGES,
     Y_EDGES,
     grid_at,
@@ -21,20 +23,25 @@ from .lanes.accumulators import (
     add_cell,
     add_patch,
     add_some_cell,
+    add_some_raw_cell,
     add_sum,
     begin_patches,
     begin_some,
     end_patches,
     load_accumulator,
+    load_patch,
     start,
     store_accumulator,
     store_patch,
 )
 from .lanes.memory import load_i32, load_i64, store_i64
-from .lanes.reduction import accumulator_bytes, cell_bytes, some_bytes
+from .lanes.reduction import accumulator_bytes, cell_bytes, item_bytes, lane_count, some_bytes
+from .reduce import AHEAD_BYTES, prefetch_cell
 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
+RAW_CELLS = 4  # of a map, that are added to a patch between loading and storing it
+PATCH_CELLS = 8  # of a patch, as a mean, where it pays to sum some channel blocks at once
 
 
 @routine(types.int64)
@@ -116,6 +123,85 @@ def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, box, he
                     store_accumulator(bin_, end_patches(accumulator, total, t), t)
                 bin_ += size
     return True
+
+
+def sums_raw(t):
+    """Tell whether a kernel sums whole maps of which all channels of a cell lie side by side."""
+    return t.way != SHARED_WAY and t.mode == "avg"
+
+
+@routine(only=sums_raw)
+def add_row(patches, x_cuts, wide, blocks, cells, across, t):
+    """Add the cells of a row to the patches that it goes through: of each, some channel blocks."""
+    size = lane_count(t) * item_bytes(t)
+    for j in range(wide):
+        right = load_i64(x_cuts, j + 1)
+        for x in range(load_i64(x_cuts, j), right, RAW_CELLS):
+            count = min(right - x, RAW_CELLS)
+            for block in range(blocks):
+                cell, place = cells + x * across + block * size, patches + (j * blocks + block) * some_bytes(t)
+                patch = load_patch(place, t)
+                for i in range(count):
+                    prefetch_cell(cell + i * across + AHEAD_BYTES, t)
+                    patch = add_some_raw_cell(patch, cell + i * across, 0, t)
+                store_patch(place, patch, t)
+
+
+@routine(only=sums_raw)
+def add_patches(desc, patches, strip, blocks, bins, bins_step, y_edges, x_edges, y_strips, x_strips, y0, y1, x0, x1, t):
+    """Add the patches of a strip of rows to the bins that it lies in, of some channel blocks."""
+    for i in range(load_i64(desc, LEVELS)):
+        level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+        rows, columns, y_places, x_places = grid_at(level, y_edges, x_edges)
+        for row in range(rows):
+            top = strip_of(y_strips, load_i32(y_places, row), y0, y1)
+            bottom = strip_of(y_strips, load_i32(y_places, rows + row), y0, y1)
+            for column in range(columns if top <= strip < bottom else 0):
+                left = strip_of(x_strips, load_i32(x_places, column), x0, x1)
+                right = strip_of(x_strips, load_i32(x_places, columns + column), x0, x1)
+                bin_ = bins + (load_i64(level, FIRST) + row * columns + column) * accumulator_bytes(t)
+                for block in range(blocks):
+                    accumulator = load_accumulator(bin_ + block * bins_step, t)
+                    total = begin_patches(accumulator, t)
+                    for x in range(left, right):
+                        total = add_patch(total, patches + (x * blocks + block) * some_bytes(t), t)
+                    store_accumulator(bin_ + block * bins_step, end_patches(accumulator, total, t), t)
+
+
+@routine(types.int64, only=sums_raw)
+def sum_raw(desc, more, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, t):
+    """Sum the rows [y0, y1) of a whole map, some channel blocks at once, where they lie side by side: from patches.
+
+    Row by row, cell by cell, so that memory is read in its order. Returns how many blocks: none of a window, whose
+    cells are added up in the order in which they would be from a shared tile, of patches that are too small, or of rows
+    too long for 32 bits.
+    Bound: to read the map once.
+    """
+    x0, x1, most = load_i32(x_edges, 0), load_i32(x_edges, 1), load_i64(desc, LINES)
+    if load_i64(desc, STARTS_AT) or x1 - x0 > SUM_CELLS:
+        return 0
+    y_cuts, x_cuts = more, more + 16 * most + 16
+    y_strips = x_cuts + 16 * most + 16
+    x_strips = y_strips + 8 * (y1 - y0 + 1)
+    patches, part = x_strips + 8 * (x1 - x0 + 1), SUM_CELLS // max(x1 - x0, 1)
+    tall = list_strips(desc, y_cuts, y_strips, y_edges, ROWS, Y_EDGES, y0, y1)
+    wide = list_strips(desc, x_cuts, x_strips, x_edges, COLUMNS, X_EDGES, x0, x1)
+    if (y1 - y0) * (x1 - x0) < PATCH_CELLS * tall * wide:
+        return 0
+    for block in range(blocks):
+        for i in range(load_i64(desc, BINS)):
+            store_accumulator(bins + block * bins_step + i * accumulator_bytes(t), start(t), t)
+    cells = address + channel * item_bytes(t)
+    for strip in range(tall):
+        bottom = load_i64(y_cuts, strip + 1)
+        for top in range(load_i64(y_cuts, strip), bottom, part):
+            for i in range(wide * blocks):
+                store_patch(patches + i * some_bytes(t), begin_some(start(t), t), t)
+            for y in range(top, min(top + part, bottom)):
+                add_row(patches, x_cuts, wide, blocks, cells + y * load_i64(map_, 4), load_i64(map_, 5), t)
+            place = (bins, bins_step, y_edges, x_edges, y_strips, x_strips, y0, y1, x0, x1)
+            add_patches(desc, patches, strip, blocks, *place, t)
+    return blocks
 
 
 def shares_sums(t):

@@ -105,9 +105,14 @@ def cell_at(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> ir.Value:
     return load(builder, address, t.cell.llvm)
 
 
+def _raw_cell_at(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> ir.Value:
+    return to_cell(builder, load(builder, address, t.raw.llvm), t)
+
+
 add_cell = _add_cell("add_cell", cell_at)  # of the tile
 add_some_cell = _add_cell("add_some_cell", cell_at, to_some=True)
-add_raw_cell = _add_cell("add_raw_cell", lambda b, at, t: to_cell(b, load(b, at, t.raw.llvm), t))  # of the map
+add_raw_cell = _add_cell("add_raw_cell", _raw_cell_at)  # of the map
+add_some_raw_cell = _add_cell("add_some_raw_cell", _raw_cell_at, to_some=True)
 
 
 @intrinsic
@@ -172,6 +177,16 @@ def add_sum(typingctx: Any, accumulator: Any, other: Any, t: Any) -> Any:
         return builder.fadd(args[0], args[1])
 
     return t.accumulator(t.accumulator, t.accumulator, t), codegen
+
+
+@intrinsic
+def load_patch(typingctx: Any, address: Any, t: Any) -> Any:
+    """Load the sum of a patch of cells."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return load(builder, args[0], t.some.llvm)
+
+    return t.some(types.int64, t), codegen
 
 
 @intrinsic
