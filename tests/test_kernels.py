@@ -586,7 +586,7 @@ def test_largest_sums_where_channels_lie_side_by_side(set_band_cells, dtype):
     """More cells of the largest magnitude than 32 bits hold the sum of, not divided into bands."""
     set_band_cells(2**40)
     extreme = np.iinfo(dtype).min or np.iinfo(dtype).max
-    maps = np.full((70, 1000, 32), extreme, dtype)
+    maps = np.full((70, 1000, 64), extreme, dtype)
     np.testing.assert_array_equal(sppfast.pool(maps, (2, 1), mode="avg", layout="NHWC"), np.float32(extreme))
 
 
