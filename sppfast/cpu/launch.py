@@ -523,13 +523,16 @@ def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
 
 @remembered
 def _group_channels(maps: Maps, kernel: Kernel, way: str, by_rows: bool, bands: int) -> int:
-    """Count the channels of a task: fewer by rows, more where they lie side by side, if there are tasks enough."""
+    """Count the channels of a task: fewer by rows, more where they lie side by side, if there are tasks enough.
+
+    Where bands divide the work, too, it is better to read all channels of a cell than to have several tasks for a core.
+    """
     group = kernel.lanes
     if by_rows:
         return max(1, min(group, maps.count * maps.channels // _enough_tasks()))
     if (way == PARTS_WAY or kernel.is_sum) and _side_by_side(maps).all():
         blocks = -(-maps.channels // group)
-        spare = maps.count * blocks * bands // _enough_tasks()
+        spare = maps.count * blocks * bands // (available_cores() if bands > 1 else _enough_tasks())
         return group * max(1, min(spare, RAW_BYTES // kernel.bin_bytes, blocks))
     return group
 

@@ -38,10 +38,9 @@ from .lanes.accumulators import (
     store_accumulator,
 )
 from .lanes.memory import load_i32, load_i64, prefetch_read
-from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes, lane_count
+from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes, lane_count, raw_cells
 from .write import send_line
 
-RAW_CELLS = 2  # of a map, that are reduced into a bin between loading and storing it
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
 BLOCK_MODES = "max", "paired"  # cells may be reduced twice, and in any order
 
@@ -88,6 +87,18 @@ def prefetch_cell(address, t):
         prefetch_read(address + LINE_BYTES)
 
 
+@routine()
+def reduce_cells(bin_, bins_step, blocks, cells, across, count, index, t):
+    """Reduce a few cells of a row into a bin, one channel block after the other; `index` is that of the first."""
+    for block in range(blocks):
+        place, cell = bin_ + block * bins_step, cells + block * cell_bytes(t)
+        accumulator = load_accumulator(place, t)
+        for i in range(count):
+            prefetch_cell(cell + i * across + AHEAD_BYTES, t)
+            accumulator = add_raw_cell(accumulator, cell + i * across, index + i, t)
+        store_accumulator(place, accumulator, t)
+
+
 @routine(only=lambda t: t.way == PARTS_WAY and t.mode != "avg")
 def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, t):
     """Reduce the rows [y0, y1) of a window, some channel blocks at once, from a map whose channels lie side by side.
@@ -116,15 +127,9 @@ def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, ad
                 for column in range(columns):
                     left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
                     bin_ = first + column * accumulator_bytes(t)
-                    for x in range(left, right, RAW_CELLS):
-                        cell, count = cells + y * step + x * across, min(right - x, RAW_CELLS)
-                        for block in range(blocks):
-                            place, from_ = bin_ + block * bins_step, cell + block * cell_bytes(t)
-                            accumulator = load_accumulator(place, t)
-                            for i in range(count):
-                                prefetch_cell(from_ + i * across + AHEAD_BYTES, t)
-                                accumulator = add_raw_cell(accumulator, from_ + i * across, y * map_width + x + i, t)
-                            store_accumulator(place, accumulator, t)
+                    for x in range(left, right, raw_cells(t)):
+                        place, count = cells + y * step + x * across, min(right - x, raw_cells(t))
+                        reduce_cells(bin_, bins_step, blocks, place, across, count, y * map_width + x, t)
             first += columns * accumulator_bytes(t)
 
 

@@ -35,12 +35,11 @@ from .lanes.accumulators import (
     store_patch,
 )
 from .lanes.memory import load_i32, load_i64, store_i64
-from .lanes.reduction import accumulator_bytes, cell_bytes, item_bytes, lane_count, some_bytes
+from .lanes.reduction import accumulator_bytes, cell_bytes, item_bytes, lane_count, raw_cells, some_bytes
 from .reduce import AHEAD_BYTES, prefetch_cell
 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
-RAW_CELLS = 4  # of a map, that are added to a patch between loading and storing it
 PATCH_CELLS = 8  # of a patch, as a mean, where it pays to sum some channel blocks at once
 
 
@@ -136,8 +135,8 @@ def add_row(patches, x_cuts, wide, blocks, cells, across, t):
     size = lane_count(t) * item_bytes(t)
     for j in range(wide):
         right = load_i64(x_cuts, j + 1)
-        for x in range(load_i64(x_cuts, j), right, RAW_CELLS):
-            count = min(right - x, RAW_CELLS)
+        for x in range(load_i64(x_cuts, j), right, raw_cells(t)):
+            count = min(right - x, raw_cells(t))
             for block in range(blocks):
                 cell, place = cells + x * across + block * size, patches + (j * blocks + block) * some_bytes(t)
                 patch = load_patch(place, t)

@@ -241,6 +241,7 @@ transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bi
 column_bytes = _size("column_bytes", lambda t: t.column_bytes)
 row_lanes = _size("row_lanes", lambda t: t.row.count)
 row_block = _size("row_block", lambda t: 16 if t.mode == "avg" and t.bits == 8 else 4)
+raw_cells = _size("raw_cells", lambda t: 8 if t.bits == 8 else 4 if t.wide else 2)
 out_group = _size("out_group", lambda t: group_of(t.out_bits, t.count))
 pair_group = _size("pair_group", lambda t: LINE_BYTES * 8 // t.pair_bits)
 index_group = _size("index_group", lambda t: group_of(32, t.count))
