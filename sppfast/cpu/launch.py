@@ -324,9 +324,10 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
 def _band_cells(maps: Maps, grids: Grids, kernel: Kernel, at_once: bool) -> int:
     """Count the cells that a band of a map has at least: fewer where those of all channels are read `at_once`."""
     times, bins = SUMMED_BAND if kernel.is_sum else 1, BAND_SHARE * (grids.bins + SPILL) * kernel.bin_bytes
+    size = times * max(BAND_BYTES, bins)
     if at_once:
-        return max(times * BAND_BYTES // maps.channels, 2 * bins // kernel.lanes) // maps.dtype.itemsize
-    return times * max(BAND_BYTES, bins) // maps.dtype.itemsize
+        size = max(times * BAND_BYTES // maps.channels, 2 * bins // kernel.lanes)
+    return max(size // maps.dtype.itemsize, 1)
 
 
 def _side_by_side(maps: Maps) -> NDArray[np.bool_]:
