@@ -32,6 +32,7 @@ DTYPES = frozenset(
 LAYOUTS = ("NCHW", "NHWC")
 LINE_BYTES = 64  # of a cache line
 _DATA_FIELD = object.__basicsize__  # of NumPy's array object: the first after Python's own, fixed by its C API
+_number_at = ctypes.c_ssize_t.from_address
 MAX_SIDE = 2**31 - 1  # cells; the tables of edges are int32
 
 
@@ -142,7 +143,7 @@ def take_floats(x: Any, layout: str, xp: ModuleType = np) -> tuple[Any, Maps]:
 
 def address_of(array: NDArray[Any]) -> int:
     """Address of an array's first item: ``array.ctypes.data``, which takes six times as long."""
-    return ctypes.c_ssize_t.from_address(id(array) + _DATA_FIELD).value
+    return _number_at(id(array) + _DATA_FIELD).value
 
 
 @lru_cache(maxsize=256)

@@ -194,6 +194,16 @@ def compiled(signature: str) -> Callable[[Any], Any]:
     return lambda function: _cached(numba.njit, signature, _dated(function), nogil=True, no_cfunc_wrapper=True)
 
 
+def of_numbers(signature: str) -> Callable[[Any], Any]:
+    """Compile a function of numbers as `compiled` does, called without a look at their types: in half the time."""
+
+    def decorate(function: Any) -> Any:
+        (found,) = compiled(signature)(function).overloads.values()
+        return found.entry_point
+
+    return decorate
+
+
 def _dated(function: Any) -> Any:
     """Let a function close over the digest: Numba's cache looks at that, and otherwise only at the function's file."""
     code = function.__code__.replace(co_freevars=("digest",))
@@ -201,10 +211,10 @@ def _dated(function: Any) -> Any:
 
 
 def compiled_later(signature: str) -> Callable[[Any], Any]:
-    """Compile a function of a module as `compiled` does when it is first called, and put it into its place there."""
+    """Compile a function of a module as `of_numbers` does when it is first called, and put it into its place there."""
 
     def decorate(function: Any) -> Callable[..., Any]:
-        found = cache(lambda: compiled(signature)(function))
+        found = cache(lambda: of_numbers(signature)(function))
 
         def first(*arguments: Any) -> Any:
             function.__globals__[function.__name__] = found()

@@ -24,8 +24,7 @@ from .lanes.memory import (
 
 SPPNET, FAST_RCNN, CELLS = range(3)
 NOTHING, BLOCKS, RUNS = range(3)  # that windows are sorted by
-HEADER = 5  # numbers before those of windows, see `plan_windows`
-STARTS = 3  # where in it those are of a single map's windows, as `order_windows` writes them
+HEADER = 2  # numbers before those of windows, see `plan_windows`
 WINDOW_NUMBERS = 5  # of a window
 # What `plan_windows` is told of all windows of some maps.
 (
@@ -138,7 +137,7 @@ def lay_axis(row, start, size, width, place):
     return load_i32(place, 1) - load_i32(place, 0), 1
 
 
-@compiled_later(f"int64(int64{9 * ', int64'})")
+@compiled_later(f"UniTuple(int64, 4)(int64{9 * ', int64'})")
 def plan_windows(rules, windows, step, item, numbers, numbers_step, numbers_item, count, edges, out):
     """Round windows x0, y0, x1, y1 to cells, and lay out the edges of their bins.
 
@@ -147,8 +146,9 @@ def plan_windows(rules, windows, step, item, numbers, numbers_step, numbers_item
 
     The edges along an axis, `TALL` or `WIDE` of them, are a row of its table: that of an extent below `LENGTHS` or, if
     this is 0, of a window; without tables none are laid out. Returns 0, or one more than a window that is not as it
-    should be. Writes the most cells of a window along an axis, the cells of all, and whether bins may be empty; then 0
-    and `count`; then the map of each window; then along y, and along x, where each begins, and its cells.
+    should be; the most cells of a window along an axis, the cells of all, and whether bins may be empty. Writes 0 and
+    `count`, where a single map's windows begin and end, as `order_windows` does; then the map of each window; then
+    along y, and along x, where each begins, and its cells.
     """
     sides, sides_step, maps = load_i64(rules, SIDES_AT), load_i64(rules, SIDES_STEP), load_i64(rules, MAPS)
     rule, given = load_i64(rules, ROUNDING), (load_f64(rules, STRIDE), load_f64(rules, OFFSET), load_f64(rules, MOST))
@@ -159,13 +159,13 @@ def plan_windows(rules, windows, step, item, numbers, numbers_step, numbers_item
     for i in range(count):
         window, number = windows + i * step, map_of(numbers, numbers_step, numbers_item, i, maps)
         if number < 0:
-            return i + 1
+            return i + 1, longest, cells, may_be_empty
         store_i64(found, i, number)
         area = 1
         for axis in range(2):
             low, high = load_float(window, 1 - axis, item), load_float(window, 3 - axis, item)
             if not is_window(low, high) or (rule == CELLS and not (is_whole(low) and is_whole(high))):
-                return i + 1
+                return i + 1, longest, cells, may_be_empty
             size = load_i64(sides + number * sides_step, axis)
             start, extent = round_window(low, high, size, rule, *given)
             longest = max(longest, extent)
@@ -179,12 +179,9 @@ def plan_windows(rules, windows, step, item, numbers, numbers_step, numbers_item
                 area *= extent
                 may_be_empty |= hidden
         cells += area
-    store_i64(out, 0, longest)
-    store_i64(out, 1, cells)
-    store_i64(out, 2, may_be_empty)
-    store_i64(out, STARTS, 0)
-    store_i64(out, STARTS + 1, count)
-    return 0
+    store_i64(out, 0, 0)
+    store_i64(out, 1, count)
+    return 0, longest, cells, may_be_empty
 
 
 @compiled_later(f"int64({8 * 'int64, '}float64, float64, float64, float64, int64, int64, int64)")

@@ -43,9 +43,11 @@ PACK_TIMES = 8  # as long as it takes to pack the map such a part takes to be po
 BIN_CELLS = 4  # a bin takes as long as so many cells
 SERIAL_ITEMS = 2**16  # less work than this, in cells to reduce, is done before a thread that is awake has come
 WAKE_TIMES = 8  # so many times as much is done before one that sleeps has been woken, which keeps who wakes it as long
-PAIR_CELLS = 24  # to make a pair of a key and an index costs as much as to reduce so many cells, one after the other
-AREA_CELLS = 3  # to add a cell to a table of areas, as so many
-FAR_AREA_BYTES = 3 * 2**19  # of a table of which it costs more: as many times as it is larger than that
+PAIR_CELLS = 10  # to make a pair of a key and an index costs as much as to reduce so many cells, one after the other
+AREA_CELLS = 2.5  # to add a cell to a table of areas of 32 bits, as so many
+RAW_TIMES = 3  # a cell that is packed to be summed, to one whose channels lie side by side and that is summed there
+LEVELS_CELLS = 1.6  # a cell of windows of several levels takes so many times as long without such a table
+FAR_AREA_BYTES = 2**21  # of a table of which it costs more: as many times as it is larger than that
 AREA_BYTES = 2**23  # of the largest
 MANY_CELLS = 2**62
 ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
@@ -75,6 +77,7 @@ class Kernel:
     cell_bytes: int
     bin_bytes: int  # of an accumulator
     area_bytes: int  # of a sum of a table of areas
+    area_work: int  # to add a cell to it, compared with one of 32 bits
     is_sum: bool
     adds_integers: bool
     has_index: bool
@@ -101,6 +104,7 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         cell_bytes=t.count * t.cell.bits // 8,
         bin_bytes=t.accumulator_bytes,
         area_bytes=t.area_bytes,
+        area_work=t.area.bits // 32 + (t.fixed and not narrow),  # many rounded lanes do not stay in registers
         is_sum=t.mode == "avg",
         adds_integers=t.adds_integers,
         has_index=t.mode in ("argmax", "paired"),
@@ -267,7 +271,7 @@ def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
     way = _choose_way(maps, plan, mode)
     kernel, work = way.kernel, _divide_windows(maps, plan, way)
     packed, areas_bytes = maps.count * work.chunks * maps.largest, 0
-    if kernel.is_sum and way.name == SHARED_WAY and plan.cells // packed >= _areas_from(maps, kernel):
+    if kernel.is_sum and way.name == SHARED_WAY and plan.cells >= packed * _areas_from(maps, plan.grids, kernel):
         areas_bytes = _areas_bytes(maps, kernel)
     return _prepare(maps, plan, _order(maps, plan, way, packed), way, work, areas_bytes)
 
@@ -310,11 +314,15 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
             few = _kernel(maps, own_mode, True)
             if kernel.is_sum and few.lanes < kernel.lanes and _areas_bytes(maps, kernel) > SECOND_BYTES:
                 # A table that leaves the near caches costs more than to write few lanes at a time.
-                ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, few), 0, few.lanes))
+                ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, grids, few), 0, few.lanes))
+            if least and kernel.is_sum and _side_by_side(maps).all():  # by itself a window is summed where it lies
+                least = RAW_TIMES * maps.largest
             has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
             ways.append(Way(kernel, SHARED_WAY, least, 0, kernel.lanes, has_room))
     if not apart.is_sum:
-        ways.append(Way(apart, ROWS_WAY, 0, _rows_from(maps, grids, apart), apart.lanes))
+        # Where channels fill the lanes it pays for windows that are most of their map: of others rows are too short.
+        part = maps.largest // 2 if maps.channels >= apart.lanes else 0
+        ways.append(Way(apart, ROWS_WAY, 0, max(_rows_from(maps, grids, apart), part), apart.lanes))
     elif maps.largest >= _sums_by_rows_from(maps):  # the kernel sees to each window
         ways.append(Way(apart, ROWS_WAY, 0, 0, apart.lanes))
     group = apart.lanes if apart.is_sum else _group_channels(maps, apart, PARTS_WAY, False, 1)
@@ -342,7 +350,7 @@ def _areas_bytes(maps: Maps, kernel: Kernel) -> int:
 
 
 @remembered
-def _areas_from(maps: Maps, kernel: Kernel) -> int:
+def _areas_from(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     """Count how many times as many cells as are packed windows have from where on a table of areas is worth while.
 
     One that leaves the near caches is not for 64 bits: sums of so many cells are seldom exact, and none is close.
@@ -350,7 +358,8 @@ def _areas_from(maps: Maps, kernel: Kernel) -> int:
     size = _areas_bytes(maps, kernel)
     if size > AREA_BYTES or maps.widest > SUM_CELLS or (size > SECOND_BYTES and maps.dtype.itemsize > 4):
         return MANY_CELLS
-    return max(AREA_CELLS, AREA_CELLS * size // FAR_AREA_BYTES)
+    cells = AREA_CELLS * kernel.area_work / (LEVELS_CELLS if len(grids.levels) > 1 else 1)
+    return math.ceil(cells * max(1, size / FAR_AREA_BYTES))
 
 
 @remembered

@@ -29,6 +29,7 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
     if column_step == item and row_step == width * item:
         height, width = 1, height * width
     transposable = column_step == item and width >= block
+    ahead = row_step if height > 1 else group * channel_step
     copied = 0
     if channel_step == item and not transposable and (valid == lanes or column_step > 0):
         copied = width - -(-(lanes - valid) * item // max(column_step, 1))
@@ -44,7 +45,7 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
                 from_ = source + first * channel_step
                 for x in range(0, width, block):
                     for row in range(x // block % LINE_PARTS, group, LINE_PARTS):
-                        prefetch_read(source + (lane + group + row) * channel_step + x * item)
+                        prefetch_read(source + (lane + row) * channel_step + x * item + ahead)
                     x = min(x, width - block)
                     place = target + x * cell + lane * (cell // lanes)
                     transpose_in(place, cell, from_ + x * item, channel_step, last, t)

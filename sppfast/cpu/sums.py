@@ -146,7 +146,7 @@ def add_row(patches, x_cuts, wide, blocks, cells, across, t):
                 store_patch(place, patch, t)
 
 
-@routine(only=sums_raw)
+@routine(only=sums_raw, unroll=False)
 def add_patches(desc, patches, strip, blocks, bins, bins_step, y_edges, x_edges, y_strips, x_strips, y0, y1, x0, x1, t):
     """Add the patches of a strip of rows to the bins that it lies in, of some channel blocks."""
     for i in range(load_i64(desc, LEVELS)):
@@ -177,7 +177,7 @@ def sum_raw(desc, more, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_,
     Bound: to read the map once.
     """
     x0, x1, most = load_i32(x_edges, 0), load_i32(x_edges, 1), load_i64(desc, LINES)
-    if load_i64(desc, STARTS_AT) or x1 - x0 > SUM_CELLS:
+    if not blocks or load_i64(desc, STARTS_AT) or x1 - x0 > SUM_CELLS:
         return 0
     y_cuts, x_cuts = more, more + 16 * most + 16
     y_strips = x_cuts + 16 * most + 16

@@ -29,7 +29,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from .compile import compiled, routine
+from .compile import of_numbers, routine
 from .lanes.llvm import I64
 from .lanes.memory import load_i64
 
@@ -181,7 +181,7 @@ def _enter(state):
     return False
 
 
-@compiled("void(int64)")
+@of_numbers("void(int64)")
 def _serve(state):
     """Be a worker, the next: sleep, enter, work, leave, until told to stop."""
     release = load_i64(state, RELEASE)
@@ -197,7 +197,7 @@ def _serve(state):
         _rest(state, wake)
 
 
-@compiled("void(int64, int64, int64, int64, int64)")
+@of_numbers("void(int64, int64, int64, int64, int64)")
 def _lead(state, kernel, descriptor, tasks, helpers):
     """Wake workers 1 to `helpers`, work with them as worker 0, and wait for the last of those who came."""
     _set(state, kernel)
@@ -216,7 +216,7 @@ def _lead(state, kernel, descriptor, tasks, helpers):
             _sleep(acquire, done)
 
 
-@compiled("void(int64, int64, int64)")
+@of_numbers("void(int64, int64, int64)")
 def _alone(kernel, descriptor, tasks):
     for task in range(tasks):
         _call_kernel(kernel, descriptor, task, 0)

@@ -14,7 +14,7 @@ from ..plan import Bins, Plan, bins_by_extent, bins_by_window, window_edges
 from ..pyramid import Level, Pyramid
 from ..windows import Rois, check_whole_cells, float_steps
 from . import counting
-from .counting import HEADER, STARTS, WINDOW_NUMBERS
+from .counting import HEADER, WINDOW_NUMBERS
 from .order import order_room
 
 FIRST_SIDE = 1  # where a map's height, and then its width, is in its row of the table of maps
@@ -65,17 +65,14 @@ def plan_windows(
     edges_at, numbers_at = address_of(edges), address_of(numbers)
     given = levels, geometry.stride, geometry.offset, rounding, unions
     rules = _rules_by_extent(maps, *given, 2 * count > maps.longest + 1)
-    _round(rois, part, maps.count, rules, edges_at, numbers_at)
-    longest, cells, may_be_empty = numbers[:STARTS].tolist()
+    longest, cells, may_be_empty = _round(rois, part, maps.count, rules, edges_at, numbers_at)
     if rules.bins is None or longest >= rules.bins.lengths:
         extents = numbers[HEADER:room].reshape(WINDOW_NUMBERS, count)[2::2]
         rules = _rules_of_windows(maps, *given, longest, *extents)
-        _round(rois, part, maps.count, rules, edges_at, numbers_at)
-        _, cells, may_be_empty = numbers[:STARTS].tolist()
+        _, cells, may_be_empty = _round(rois, part, maps.count, rules, edges_at, numbers_at)
     bins, index = rules.bins, numbers[HEADER : HEADER + count]
     assert bins is not None
-    starts_at, room_at = numbers_at + 8 * STARTS, numbers_at + 8 * room
-    return Plan(index, bins.grids, edges, edges_at, cells, may_be_empty > 0, starts_at, room_at)
+    return Plan(index, bins.grids, edges, edges_at, cells, may_be_empty > 0, numbers_at, numbers_at + 8 * room)
 
 
 def check_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> None:
@@ -128,14 +125,20 @@ def _sides(maps: Maps) -> tuple[int, int]:
     return maps.address + 8 * FIRST_SIDE, maps.table.strides[0] if maps.ragged else 0
 
 
-def _round(rois: Rois, part: slice, maps: int, rules: Rules, edges_at: int, numbers_at: int) -> None:
-    """Round some windows, and lay out the edges of their bins: see `counting.plan_windows` for what is written."""
+def _round(rois: Rois, part: slice, maps: int, rules: Rules, edges_at: int, numbers_at: int) -> tuple[int, int, int]:
+    """Round some windows, and lay out the edges of their bins: see `counting.plan_windows` for what is written.
+
+    Returns the most cells of a window along an axis, the cells of all, and whether bins may be empty.
+    """
     _kept, places = _place(rois, part)
-    wrong = counting.plan_windows(rules.address, *places, part.stop - part.start, edges_at, numbers_at)
+    wrong, longest, cells, may_be_empty = counting.plan_windows(
+        rules.address, *places, part.stop - part.start, edges_at, numbers_at
+    )
     if wrong:
         rois.check(maps)
         check_whole_cells(rois.windows)
         raise _not_a_window(rois, part.start + wrong - 1)
+    return longest, cells, may_be_empty
 
 
 def _not_a_window(rois: Rois, i: int) -> ValueError:
