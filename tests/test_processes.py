@@ -271,6 +271,15 @@ def test_four_processes_on_one_empty_cache(digest_of_max, tmp_path):
     assert finish(start("-c", COMPILE, NUMBA_CACHE_DIR=cache)) == digest_of_max
 
 
+def test_kernels_share_no_index_of_the_cache(tmp_path):
+    """Numba numbers what one index names: two processes at once may take the same number for two kernels."""
+    code = PRELUDE + "print(len([sppfast.pool(x, 2, mode=mode) for mode in ('max', 'avg')]))"
+    assert finish(start("-c", code, NUMBA_CACHE_DIR=str(tmp_path))) == "2"
+    indices = list(tmp_path.rglob("kernels.*.nbi"))
+    assert len(indices) == 2
+    assert all(len(list(index.parent.glob(f"{index.stem}.*.nbc"))) == 1 for index in indices)
+
+
 def test_nowhere_to_write(digest_of_max, tmp_path):
     """No cache directory, no home, a read-only package: files stand where directories should be."""
     package = Path(sppfast.__file__).parent

@@ -20,6 +20,7 @@ from numba.core import types
 from numba.core.bytecode import FunctionIdentity
 from numba.core.compiler import Compiler, Flags, StateDict
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.core.types.misc import unliteral
 from numba.core.untyped_passes import ExtractByteCode, ReconstructSSA, TranslateByteCode
 from numba.extending import intrinsic
@@ -226,7 +227,15 @@ def compiled_later(signature: str) -> Callable[[Any], Any]:
 
 
 def c_function(signature: str, function: Any) -> Any:
-    """Compile a function that is called by its address."""
+    """Compile a function that is called by its address.
+
+    Its files in Numba's cache have a name of their own, made of what it closes over and of the processor. Numba numbers
+    the files of all that have the same: two processes that compile at once may take one number for two kernels, and
+    whoever loads the one from there gets the other.
+    """
+    target = zlib.crc32(repr(cpu_target.target_context.codegen().magic_tuple()).encode())
+    own = [str(cell.cell_contents) for cell in function.__closure__]
+    function.__qualname__ = ".".join([function.__qualname__, *own, f"{target:x}"])
     return _cached(numba.cfunc, signature, function)
 
 

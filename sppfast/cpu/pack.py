@@ -17,8 +17,8 @@ def pack(tile, map_, address, channel, channels, y0, y1, x0, x1, t):
 
     Where the channels lie side by side it is a copy, also of what lies behind them, where that belongs to the row;
     where the columns do, blocks are transposed in registers, the last one of a run reaching back over the one before
-    it, while the next channels are fetched, whose short runs the processor does not foresee; anything else goes item by
-    item.
+    it, while the next row or, where there is only one, the next channels are fetched, whose short runs the processor
+    does not foresee; anything else goes item by item.
     """
     channel_step, row_step, column_step = load_i64(map_, 3), load_i64(map_, 4), load_i64(map_, 5)
     lanes, item, cell = lane_count(t), item_bytes(t), cell_bytes(t)
