@@ -227,20 +227,13 @@ def compiled_later(signature: str) -> Callable[[Any], Any]:
 
 
 def c_function(signature: str, function: Any) -> Any:
-    """Compile a function that is called by its address.
-
-    Its files in Numba's cache have a name of their own, made of what it closes over and of the processor. Numba numbers
-    the files of all that have the same: two processes that compile at once may take one number for two kernels, and
-    whoever loads the one from there gets the other.
-    """
-    target = zlib.crc32(repr(cpu_target.target_context.codegen().magic_tuple()).encode())
-    own = [str(cell.cell_contents) for cell in function.__closure__]
-    function.__qualname__ = ".".join([function.__qualname__, *own, f"{target:x}"])
+    """Compile a function that is called by its address."""
     return _cached(numba.cfunc, signature, function)
 
 
 def _cached(decorator: Any, signature: str, function: Any, **options: Any) -> Any:
     options |= OPTIONS | {"pipeline_class": ShortCompiler}
+    _name_files(function)
     with global_compiler_lock, _no_garbage_collection():
         try:
             return decorator(signature, cache=True, **options)(function)
@@ -248,6 +241,19 @@ def _cached(decorator: Any, signature: str, function: Any, **options: Any) -> An
             if "cannot cache" not in str(error):
                 raise
             return decorator(signature, **options)(function)
+
+
+def _name_files(function: Any) -> None:
+    """Give a function's files in Numba's cache a name of their own, of what it closes over and of the processor.
+
+    Numba numbers the files of all that have the same name: two processes that compile at once may take one number for
+    two kernels, and whoever loads the one from there gets the other. The digest is no part of it, so that files of
+    sources that changed are written over.
+    """
+    cells = zip(function.__code__.co_freevars, function.__closure__, strict=True)
+    own = [str(cell.cell_contents) for name, cell in cells if name != "digest"]
+    target = zlib.crc32(repr(cpu_target.target_context.codegen().magic_tuple()).encode())
+    function.__qualname__ = ".".join([function.__qualname__, *own, f"{target:x}"])
 
 
 @contextmanager
