@@ -45,10 +45,10 @@ SERIAL_ITEMS = 2**16  # less work than this, in cells to reduce, is done before 
 WAKE_TIMES = 8  # so many times as much is done before one that sleeps has been woken, which keeps who wakes it as long
 PAIR_CELLS = 10  # to make a pair of a key and an index costs as much as to reduce so many cells, one after the other
 AREA_CELLS = 2.5  # to add a cell to a table of areas of 32 bits, as so many
-RAW_TIMES = 3  # a cell that is packed to be summed, to one whose channels lie side by side and that is summed there
 LEVELS_CELLS = 1.6  # a cell of windows of several levels takes so many times as long without such a table
 FAR_AREA_BYTES = 2**21  # of a table of which it costs more: as many times as it is larger than that
 AREA_BYTES = 2**23  # of the largest
+RAW_TIMES = 3  # a cell that is packed to be summed, to one whose channels lie side by side and that is summed there
 MANY_CELLS = 2**62
 ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows
@@ -315,12 +315,10 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
             if kernel.is_sum and few.lanes < kernel.lanes and _areas_bytes(maps, kernel) > SECOND_BYTES:
                 # A table that leaves the near caches costs more than to write few lanes at a time.
                 ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, grids, few), 0, few.lanes))
-            if least and kernel.is_sum and _side_by_side(maps).all():  # by itself a window is summed where it lies
-                least = RAW_TIMES * maps.largest
             has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
             ways.append(Way(kernel, SHARED_WAY, least, 0, kernel.lanes, has_room))
     if not apart.is_sum:
-        # Where channels fill the lanes it pays for windows that are most of their map: of others rows are too short.
+        # Where channels fill the lanes it pays for windows that are half of their map: of others rows are too short.
         part = maps.largest // 2 if maps.channels >= apart.lanes else 0
         ways.append(Way(apart, ROWS_WAY, 0, max(_rows_from(maps, grids, apart), part), apart.lanes))
     elif maps.largest >= _sums_by_rows_from(maps):  # the kernel sees to each window
@@ -446,6 +444,8 @@ def _shared_from(maps: Maps, kernel: Kernel) -> int:
     is_mean = kernel.is_sum and kernel.build is kernels.build
     if is_mean and maps.widest > SUM_CELLS:
         return 0  # a window wider than a part is summed in another order: that may not depend on the others
+    if is_mean and _side_by_side(maps).all():
+        return RAW_TIMES * maps.largest  # by itself a window is summed where it lies
     near = maps.largest * kernel.cell_bytes <= TILE_BYTES
     return -(-maps.largest // 2) if near and not is_mean else maps.largest
 
