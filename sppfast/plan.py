@@ -66,8 +66,8 @@ class Plan:
         Along y, then along x: start and stop of all bins; of those of the finest level the cells of the shortest, or -1
         where the map cuts the window off, the power of two in those, the cells of the longest, and of all; then for
         each number of bins their starts and their stops.
-    edges_at : int
-        Address of them.
+    edges_at, edges_step : int
+        Address of them, and bytes from one row to the next; 0: all maps have the same.
     cells : int
         Of all windows.
     may_be_empty : bool
@@ -80,6 +80,7 @@ class Plan:
     grids: Grids
     edges: Edges
     edges_at: int
+    edges_step: int
     cells: int
     may_be_empty: bool
     starts_at: int = 0
@@ -156,7 +157,8 @@ def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.i
     """
     bins, cells = _divide(pyramid.levels, pyramid.bins, heights, widths, unions), int((heights * widths).sum())
     edges = np.concatenate([bins.y_edges, bins.x_edges], axis=1)
-    return Plan(None, bins.grids, edges, address_of(edges), cells, pyramid.bins == "caffe")
+    step = edges.strides[0] if len(edges) > 1 else 0
+    return Plan(None, bins.grids, edges, address_of(edges), step, cells, pyramid.bins == "caffe")
 
 
 def plan_bytes(pyramid: Pyramid) -> int:

@@ -217,7 +217,8 @@ def roi_pool(
     targets = results if out is None else _targets(results, kept, maps)
     for part in parts:
         plan = plan or plan_windows(part, *given)
-        backend("launch").reduce_maps(kept, maps, plan, reduction, [target[part] for target in targets], threads)
+        rows = [target[part] for target in targets] if more else targets
+        backend("launch").reduce_maps(kept, maps, plan, reduction, rows, threads)
         plan = None  # before there is another
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 

@@ -369,7 +369,7 @@ def set_row_cells(monkeypatch, forget):
 @pytest.mark.parametrize("return_indices", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int16", "int64"])
 @pytest.mark.parametrize("levels", [(6, 3, 2, 1), (5, 3), [(2, 9), (70, 1)]], ids=str)
-@pytest.mark.parametrize("shape", [(2, 5, 40, 67), (1, 3, 3, 64), (1, 2, 90, 130)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 40, 67), (1, 3, 3, 64), (1, 2, 90, 130), (1, 2, 140, 47)], ids=str)
 def test_bins_by_rows_are_the_bins_of_cells(rng, set_row_cells, shape, levels, dtype, return_indices):
     """Rows that fill vectors or not quite, few and many; many cells are equal, the smallest number is among them."""
     low = np.iinfo(dtype).min if np.dtype(dtype).kind in "iu" else -np.inf
@@ -397,7 +397,9 @@ def test_bins_by_rows_are_the_bins_of_cells(rng, set_row_cells, shape, levels, d
 @pytest.mark.parametrize("bins", ["adaptive", "sliding", "caffe"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int16", "int64"])
 @pytest.mark.parametrize("levels", [(6, 3, 2, 1), (5, 3), [(2, 9), (70, 1), 4]], ids=str)
-@pytest.mark.parametrize("shape", [(2, 5, 40, 67), (1, 3, 3, 64), (1, 2, 90, 130), (3, 2, 17, 16)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 40, 67), (1, 3, 3, 64), (1, 2, 90, 130), (3, 2, 17, 16), (1, 2, 140, 47)], ids=str
+)
 def test_means_by_rows_are_the_means_of_cells(rng, set_row_cells, shape, levels, dtype, bins):
     """The sums are of float64 and in another order; no cell counts twice, none is left out."""
     x = (100 * rng.standard_normal(shape)).astype(dtype)
@@ -590,6 +592,17 @@ def test_largest_sums_where_channels_lie_side_by_side(set_band_cells, dtype):
     np.testing.assert_array_equal(sppfast.pool(maps, (2, 1), mode="avg", layout="NHWC"), np.float32(extreme))
 
 
+@pytest.mark.parametrize("height", [127, 128, 129, 1000])
+@pytest.mark.parametrize("width", [16, 17, 48, 64, 65])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+def test_largest_sums_by_rows(set_row_cells, dtype, width, height):
+    """As many rows of the largest magnitude as twice the bits hold the sum of, and more."""
+    set_row_cells(1e-9)
+    extreme = np.iinfo(dtype).min or np.iinfo(dtype).max
+    maps = np.full((2, height, width), extreme, dtype)
+    np.testing.assert_array_equal(sppfast.pool(maps, (2, 1), mode="avg"), np.float32(extreme))
+
+
 def test_windows_are_sorted_into_blocks_that_fit(rng):
     """Bins are one or two blocks tall, and as many wide as a limit makes it, or their window is reduced by cells."""
     starts = rng.integers(0, 40, 900)
@@ -658,16 +671,15 @@ def test_few_windows_of_a_map_stay_in_order(rng, monkeypatch, maps, levels, opti
     rois = windows(rng, count, "fast_rcnn")
     rows = []
 
-    def order_of(*arguments, order_of=launch._order):
-        found = order_of(*arguments)
-        rows.append(found.rows_at)
-        return found
+    def run(kind, fields, workers, run=launch.run):
+        rows.append(fields[descriptor.ROWS_AT])
+        run(kind, fields, workers)
 
     def call(least):
         monkeypatch.setattr(launch, "ORDERED_ITEMS", least)
         return sppfast.roi_pool(maps[0, :8], rois, levels, rounding="fast_rcnn", **options)
 
-    monkeypatch.setattr(launch, "_order", order_of)
+    monkeypatch.setattr(launch, "run", run)
     for a, b in zip(np.atleast_2d(call(least=2**40)), np.atleast_2d(call(least=0)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert [bool(at) for at in rows] == [False, True]

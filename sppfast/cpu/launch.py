@@ -26,7 +26,7 @@ from .lanes.areas import BOUNDS
 from .lanes.reduction import Reduction
 from .order import Order, blocks_of, by_place, order_windows, runs_of
 from .reduce import BLOCK_MODES
-from .rows import STRIPS_BYTES
+from .rows import LINES_BYTES, STRIPS_BYTES
 from .sums import PATCHES, SUM_CELLS
 
 TILE_BYTES = 2**18  # of a window pooled by parts: half of a common second-level cache
@@ -81,7 +81,8 @@ class Kernel:
     is_sum: bool
     adds_integers: bool
     has_index: bool
-    column_bytes: int  # of a strip
+    part_columns: int  # of a strip
+    part_bytes: int
     result_bytes: int  # of a bin of the result, all lanes
     most_cells: int  # of a map
 
@@ -108,7 +109,8 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         is_sum=t.mode == "avg",
         adds_integers=t.adds_integers,
         has_index=t.mode in ("argmax", "paired"),
-        column_bytes=t.column_bytes,
+        part_columns=t.row.count,
+        part_bytes=t.part_bytes,
         result_bytes=t.result_bytes,
         most_cells=2 ** (t.index_bits - 1) if t.mode == "paired" else MANY_CELLS,
     )
@@ -129,7 +131,7 @@ class Launch:
     tasks: int
     items: int  # of work, in cells to reduce
     scratch_bytes: int  # of one worker
-    order: Order | None  # which the fields have addresses of
+    order: Order | None  # which the fields have addresses of; None: windows stay as they are
     bands: int = 0  # that maps are divided into, made whole by as many fewer tasks
     bands_bytes: int = 0  # of their bins
 
@@ -151,6 +153,11 @@ def reduce_maps(
     fields[descriptor.BASE_AT] = 0 if maps.ragged else address_of(kept)
     fields[descriptor.OUT_AT] = address_of(out)
     fields[descriptor.OUT_STEP] = out.strides[0]
+    fields[descriptor.EDGES_AT] = plan.edges_at
+    fields[descriptor.EDGES_STEP] = plan.edges_step
+    fields[descriptor.MAY_BE_EMPTY] = plan.may_be_empty
+    if launch.order is None:
+        fields[descriptor.STARTS_AT] = plan.starts_at
     if mode == "argmax":
         fields[descriptor.INDEX_AT] = address_of(targets[1])
         fields[descriptor.INDEX_STEP] = targets[1].strides[0]
@@ -202,13 +209,8 @@ def edge_fields(plan: Plan) -> dict[int, int]:
     """Describe the bins of all windows to a kernel."""
     return {
         descriptor.EDGES_AT: plan.edges_at,
-        descriptor.EDGES_STEP: _edges_step(plan),
+        descriptor.EDGES_STEP: plan.edges_step,
     }
-
-
-def _edges_step(plan: Plan) -> int:
-    """Bytes from the edges of a window to the next's; all maps of a batch have the same."""
-    return plan.edges.strides[0] if len(plan.edges) > 1 else 0
 
 
 def level_fields(grids: Grids) -> dict[int, int]:
@@ -269,11 +271,40 @@ def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
 
 def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
     way = _choose_way(maps, plan, mode)
-    kernel, work = way.kernel, _divide_windows(maps, plan, way)
-    packed, areas_bytes = maps.count * work.chunks * maps.largest, 0
-    if kernel.is_sum and way.name == SHARED_WAY and plan.cells >= packed * _areas_from(maps, plan.grids, kernel):
-        areas_bytes = _areas_bytes(maps, kernel)
+    kernel = way.kernel
+    if _are_few(maps, plan, way):
+        return _launch_few(maps, plan.grids, way, _takes_areas(maps, plan, way, maps.largest))
+    work = _divide_windows(maps, plan, way)
+    packed = maps.count * work.chunks * maps.largest
+    areas_bytes = _areas_bytes(maps, kernel) if _takes_areas(maps, plan, way, packed) else 0
     return _prepare(maps, plan, _order(maps, plan, way, packed), way, work, areas_bytes)
+
+
+def _takes_areas(maps: Maps, plan: Plan, way: Way, packed: int) -> bool:
+    """Tell whether windows have cells enough for a table of areas of so many that are packed."""
+    if not way.kernel.is_sum or way.name != SHARED_WAY:
+        return False
+    return plan.cells >= packed * _areas_from(maps, plan.grids, way.kernel)
+
+
+def _are_few(maps: Maps, plan: Plan, way: Way) -> bool:
+    """Tell whether the windows of a map are so little work that one thread does it, as they come."""
+    if maps.count > 1 or not plan.starts_at:
+        return False
+    packed = maps.largest if way.name == SHARED_WAY else 0
+    cells = BIN_CELLS * plan.grids.bins * len(plan.edges) + max(plan.cells, packed)
+    return cells * -(-maps.channels // way.kernel.lanes) < min(ORDERED_ITEMS, SERIAL_ITEMS // way.kernel.lanes)
+
+
+@remembered
+def _launch_few(maps: Maps, grids: Grids, way: Way, takes_areas: bool) -> Launch:
+    """Lay out what is the same for all few windows of a map."""
+    areas_bytes = _areas_bytes(maps, way.kernel) if takes_areas else 0
+    address, laid_out, step = _lay_out(maps, grids, way, way.group, 1, areas_bytes, False, 0, 1)
+    fields = laid_out[:]
+    fields[descriptor.CHUNKS] = 1
+    fields[descriptor.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if way.kernel.is_sum else 0
+    return Launch(address, fields, -(-maps.channels // way.group), 0, step, None)
 
 
 def _order(maps: Maps, plan: Plan, way: Way, packed: int) -> Order:
@@ -554,9 +585,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Divisi
     streams = stream_result(work.results * maps.dtype.itemsize, plan.grids.bins, name == SHARED_WAY)
     address, laid_out, step = _lay_out(maps, plan.grids, way, work.group, work.bands, areas_bytes, second, *streams)
     fields = laid_out[:]
-    fields[descriptor.EDGES_AT], fields[descriptor.EDGES_STEP] = plan.edges_at, _edges_step(plan)
     fields[descriptor.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
-    fields[descriptor.MAY_BE_EMPTY] = plan.may_be_empty
     if order is not None:
         fields[descriptor.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if kernel.is_sum else 0
         fields[descriptor.ROWS_AT], fields[descriptor.STARTS_AT] = order.rows_at, order.starts_at
@@ -630,16 +659,14 @@ def _fetches_lines() -> bool:
 
 
 def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
-    """Size of a strip of columns, for sums of all strips and their table, with what is read behind the last."""
-    size = maps.dtype.itemsize
-    side_by_side = maps.channels <= kernel.lanes and _side_by_side(maps).any()
+    """Size of a strip of columns, for sums of all strips and lines and their table, with what is read behind them."""
+    side_by_side = maps.channels <= kernel.lanes and bool(_side_by_side(maps).any())
     columns = maps.widest * (maps.channels if side_by_side else 1)
-    strip, behind = columns * kernel.column_bytes, LINE_BYTES // size * kernel.column_bytes
+    strip = -(-columns // (2 * kernel.part_columns)) * 2 * kernel.part_bytes
     if not kernel.is_sum:
-        return strip + behind + kernel.bin_bytes
-    strips = 3 * grids.lines + 2
-    size = strips * strip + 8 * int(maps.heights.max())
-    return min(size, STRIPS_BYTES) + strips * (behind + 16) + kernel.bin_bytes
+        return 24 * grids.lines + LINE_BYTES + max(LINES_BYTES, strip) + side_by_side * strip + kernel.bin_bytes
+    size = (3 * grids.lines + 1) * strip + 8 * int(maps.heights.max())
+    return min(size, STRIPS_BYTES) + 24 * (grids.lines + 2) + LINE_BYTES + kernel.bin_bytes
 
 
 def _patch_bytes(maps: Maps, grids: Grids, kernel: Kernel, blocks: int) -> int:

@@ -72,7 +72,8 @@ def plan_windows(
         _, cells, may_be_empty = _round(rois, part, maps.count, rules, edges_at, numbers_at)
     bins, index = rules.bins, numbers[HEADER : HEADER + count]
     assert bins is not None
-    return Plan(index, bins.grids, edges, edges_at, cells, may_be_empty > 0, numbers_at, numbers_at + 8 * room)
+    step = edges.strides[0]
+    return Plan(index, bins.grids, edges, edges_at, step, cells, may_be_empty > 0, numbers_at, numbers_at + 8 * room)
 
 
 def check_windows(rois: Rois, maps: Maps, geometry: ConvGeometry, rounding: str) -> None:
@@ -165,13 +166,14 @@ def _place(rois: Rois, part: slice) -> tuple[Any, tuple[int, ...]]:
 
     That is, of each, an address, and bytes from one row to the next, and from one item of a row to the next.
     """
-    rows, index = _floats(rois.rows[part]), rois.batch_index
+    every = part.stop - part.start == len(rois.rows)
+    rows, index = _floats(rois.rows if every else rois.rows[part]), rois.batch_index
     address, (step, item) = address_of(rows), rows.strides
     if rows.shape[1] == 5:
         return rows, (address + item, step, item, address, step, item)
     if index is None:
         return rows, (address, step, item, 0, 0, item)
-    index = _floats(index[part])
+    index = _floats(index if every else index[part])
     return (rows, index), (address, step, item, address_of(index), index.strides[0], index.itemsize)
 
 

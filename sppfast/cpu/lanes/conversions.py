@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from llvmlite import ir
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 
-from .llvm import F16, F32, F64, I1, I16, I32, I64, constant, view
+from .llvm import F16, F32, F64, I1, I16, I32, I64, constant, has_feature, view
 from .reduction import Reduction
 
 
@@ -37,11 +34,9 @@ def decode(builder: ir.IRBuilder, key: ir.Value, t: Reduction) -> ir.Value:
     return builder.or_(magnitude, sign)
 
 
-@cache
 def converts_halves() -> bool:
-    """Tell whether the machine that code is made for converts float16 to float32 and back; not all of x86 do."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+f16c" in features.split(",")
+    """Tell whether the machine converts float16 to float32 and back; not all of x86 do."""
+    return has_feature("f16c")
 
 
 def to_double(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:

@@ -11,7 +11,7 @@ from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
 
 from ...arrays import LINE_BYTES
-from .llvm import F64, I64
+from .llvm import F64, I64, has_feature
 
 CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four registers of AVX2
 SUMMED_LANES = 16  # columns that are summed over rows at a time
@@ -157,6 +157,11 @@ class Reduction(types.Opaque):
         return Tuple((self.row, Lanes(32, self.row.count))) if self.mode == "argmax" else self.row
 
     @property
+    def row_mask(self) -> Lanes:
+        """Which of the columns count: all bits of each, or none."""
+        return Lanes(64 if self.wide else self.bits, self.row.count)
+
+    @property
     def row_sum(self) -> Any:
         """Columns reduced over a few rows: small integers are summed as twice their bits, in half of the time."""
         return Lanes(2 * self.bits, self.row.count) if self.adds_integers else self.row_accumulator
@@ -165,6 +170,16 @@ class Reduction(types.Opaque):
     def column_bytes(self) -> int:
         """Size of one column of that."""
         return 8 if self.wide else self.bits // 8 + (4 if self.mode == "argmax" else 0)
+
+    @property
+    def part_bytes(self) -> int:
+        """Size of a part of a strip."""
+        return self.row.count * self.column_bytes
+
+    @property
+    def held_parts(self) -> int:
+        """Parts of a row that registers hold, at most: four of maxima are eight registers of 32 bytes, of sums 16."""
+        return 8 if has_feature("avx512f") else 4
 
     @property
     def accumulator(self) -> Any:
@@ -241,6 +256,8 @@ transpose_rows = _size("transpose_rows", lambda t: 2 * SHUFFLE_BYTES * 8 // t.bi
 column_bytes = _size("column_bytes", lambda t: t.column_bytes)
 row_lanes = _size("row_lanes", lambda t: t.row.count)
 row_block = _size("row_block", lambda t: 16 if t.mode == "avg" and t.bits == 8 else 4)
+held_parts = _size("held_parts", lambda t: t.held_parts)
+part_bytes = _size("part_bytes", lambda t: t.part_bytes)
 raw_cells = _size("raw_cells", lambda t: 8 if t.bits == 8 else 4 if t.wide else 2)
 out_group = _size("out_group", lambda t: group_of(t.out_bits, t.count))
 pair_group = _size("pair_group", lambda t: LINE_BYTES * 8 // t.pair_bits)

@@ -7,7 +7,9 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numba.types import UniTuple
 
+from ...arrays import LINE_BYTES
 from .accumulators import parts_of
 from .conversions import encode, to_double
 from .llvm import F64, I32, I64, constant, load, shuffle, splat, store, view
@@ -34,98 +36,170 @@ def _whole_row(context: Any, builder: ir.IRBuilder, parts: list[ir.Value], t: Re
     return context.make_tuple(builder, t.row_accumulator, parts) if t.mode == "argmax" else parts[0]
 
 
-@intrinsic
-def start_row(typingctx: Any, address: Any, y: Any, t: Any) -> Any:
-    """Make what a part of row `y` and more are reduced on: that part, which counts once however often, or the sum 0."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if t.wide:
-            return constant(t.row_accumulator.llvm, 0.0)
-        return _whole_row(context, builder, _row_parts(builder, args[0], args[1], t), t)
-
-    return t.row_accumulator(types.int64, types.int64, t), codegen
+def _cells_of(
+    builder: ir.IRBuilder, row: ir.Value, first: ir.Value, count: int, limit: ir.Value, t: Reduction
+) -> list[ir.Value]:
+    """Find so many parts of a row, the number `first` and on: each ends before column `limit`."""
+    last = builder.sub(limit, I64(t.row.count))
+    columns = [builder.mul(builder.add(first, I64(i)), I64(t.row.count)) for i in range(count)]
+    columns = [builder.select(builder.icmp_signed("<", column, last), column, last) for column in columns]
+    return [builder.add(row, builder.mul(column, I64(t.bits // 8))) for column in columns]
 
 
-@intrinsic
-def start_rows(typingctx: Any, columns: Any, t: Any) -> Any:
-    """Make what a few rows are reduced on: the columns reduced so far, or sums of small integers by themselves."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return args[0] if t.row_sum == t.row_accumulator else constant(t.row_sum.llvm, 0)
-
-    return t.row_sum(t.row_accumulator, t), codegen
-
-
-@intrinsic
-def add_row(typingctx: Any, rows: Any, address: Any, y: Any, t: Any) -> Any:
+def _add_row(context: Any, builder: ir.IRBuilder, rows: ir.Value, address: ir.Value, y: ir.Value, t: Reduction) -> Any:
     """Reduce a part of row `y` into the same part of the rows before it."""
+    if t.row_sum != t.row_accumulator:
+        extend = builder.sext if t.kind == "signed" else builder.zext
+        return builder.add(rows, extend(load(builder, address, t.row.llvm), t.row_sum.llvm))
+    parts = _joined(builder, parts_of(builder, rows, t), _row_parts(builder, address, y, t), t)
+    return _whole_row(context, builder, parts, t)
+
+
+@intrinsic(prefer_literal=True)
+def no_parts(typingctx: Any, count: Any, t: Any) -> Any:
+    """Make as many parts of rows as are reduced at once: sums 0, or keys that are replaced, see `start_parts`."""
+    parts = UniTuple(t.row_sum, count.literal_value)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        none = context.get_constant_null(t.row_sum)
+        return context.make_tuple(builder, parts, parts.count * [none])
+
+    return parts(count, t), codegen
+
+
+@intrinsic
+def load_parts(typingctx: Any, parts: Any, place: Any, t: Any) -> Any:
+    """Load parts of a strip to reduce more rows on them: sums of small integers begin at 0, see `store_parts`."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         if t.row_sum != t.row_accumulator:
-            extend = builder.sext if t.kind == "signed" else builder.zext
-            return builder.add(args[0], extend(load(builder, args[1], t.row.llvm), t.row_sum.llvm))
-        parts = _joined(builder, parts_of(builder, args[0], t), _row_parts(builder, args[1], args[2], t), t)
-        return _whole_row(context, builder, parts, t)
+            return args[0]
+        places = [builder.add(args[1], I64(i * t.part_bytes)) for i in range(parts.count)]
+        values = [_whole_row(context, builder, _load_part(builder, place, t), t) for place in places]
+        return context.make_tuple(builder, parts, values)
 
-    return t.row_sum(t.row_sum, types.int64, types.int64, t), codegen
+    return parts(parts, types.int64, t), codegen
 
 
 @intrinsic
-def end_rows(typingctx: Any, columns: Any, rows: Any, t: Any) -> Any:
-    """Reduce a few rows into the columns reduced so far."""
+def start_parts(typingctx: Any, parts: Any, row: Any, first: Any, limit: Any, y: Any, t: Any) -> Any:
+    """Make what parts of row `y` and more are reduced on: those, which count once however often, or the sums 0."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if t.row_sum == t.row_accumulator:
-            return args[1]
-        return builder.fadd(args[0], builder.sitofp(args[1], t.row_accumulator.llvm))
+        none, row, first, limit, y, _ = args
+        if t.wide:
+            return none
+        places = _cells_of(builder, row, first, parts.count, limit, t)
+        values = [_whole_row(context, builder, _row_parts(builder, place, y, t), t) for place in places]
+        return context.make_tuple(builder, parts, values)
 
-    return t.row_accumulator(t.row_accumulator, t.row_sum, t), codegen
+    return parts(parts, *4 * [types.int64], t), codegen
 
 
-def _strip_places(builder: ir.IRBuilder, args: Any, t: Reduction) -> list[tuple[Any, Any]]:
-    """Where columns `x` and on lie in a strip of `capacity` columns: sums, or keys, then indices."""
-    strip, x, capacity = args[:3]
-    first = t.row_accumulator if t.wide else t.row
-    places = [(builder.add(strip, builder.mul(x, I64(first.bits // 8))), first.llvm)]
+@intrinsic
+def add_parts(typingctx: Any, parts: Any, row: Any, first: Any, limit: Any, y: Any, t: Any) -> Any:
+    """Reduce parts of row `y`, the number `first` and on, into the same parts of the rows before it."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        rows, row, first, limit, y, _ = args
+        places = _cells_of(builder, row, first, parts.count, limit, t)
+        held = [builder.extract_value(rows, i) for i in range(parts.count)]
+        values = [_add_row(context, builder, old, place, y, t) for old, place in zip(held, places, strict=True)]
+        return context.make_tuple(builder, parts, values)
+
+    return parts(parts, *4 * [types.int64], t), codegen
+
+
+@intrinsic
+def store_parts(typingctx: Any, place: Any, parts: Any, held: Any, t: Any) -> Any:
+    """Store parts of a strip, sums of small integers on top of those that are `held` there, if any."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first, values, held, _ = args
+        for i in range(parts.count):
+            value, place = builder.extract_value(values, i), builder.add(first, I64(i * t.part_bytes))
+            if t.row_sum != t.row_accumulator:
+                before, zero = _load_part(builder, place, t)[0], constant(t.row_accumulator.llvm, 0.0)
+                value = builder.sitofp(value, t.row_accumulator.llvm)
+                value = builder.fadd(value, builder.select(held, before, zero))
+            _store_part(builder, place, value, t)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, parts, types.boolean, t), codegen
+
+
+@intrinsic
+def count_parts(typingctx: Any, parts: Any, t: Any) -> Any:
+    """Count parts."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return I64(parts.count)
+
+    return types.int64(parts, t), codegen
+
+
+def _places(builder: ir.IRBuilder, place: ir.Value, t: Reduction) -> list[tuple[Any, Any]]:
+    """Where a part of a strip has sums, or keys and then indices, and their types."""
+    if t.wide:
+        return [(place, t.row_accumulator.llvm)]
+    places = [(place, t.row.llvm)]
     if t.mode == "argmax":
-        begin = builder.add(strip, builder.mul(capacity, I64(t.bits // 8)))
-        places.append((builder.add(begin, builder.mul(x, I64(4))), ir.VectorType(I32, t.row.count)))
+        places.append((builder.add(place, I64(LINE_BYTES)), ir.VectorType(I32, t.row.count)))
     return places
 
 
-@intrinsic
-def load_strip(typingctx: Any, strip: Any, x: Any, capacity: Any, t: Any) -> Any:
-    """Load the columns `x` and on of a strip."""
+def _load_part(builder: ir.IRBuilder, place: ir.Value, t: Reduction) -> list[ir.Value]:
+    return [load(builder, *at) for at in _places(builder, place, t)]
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        parts = [load(builder, place, ty) for place, ty in _strip_places(builder, args, t)]
-        return _whole_row(context, builder, parts, t)
 
-    return t.row_accumulator(*3 * [types.int64], t), codegen
+def _store_part(builder: ir.IRBuilder, place: ir.Value, value: ir.Value, t: Reduction) -> None:
+    for (at, _), part in zip(_places(builder, place, t), parts_of(builder, value, t), strict=True):
+        store(builder, at, part)
 
 
 @intrinsic
-def store_strip(typingctx: Any, strip: Any, x: Any, capacity: Any, accumulator: Any, t: Any) -> Any:
-    """Store the columns `x` and on of a strip."""
+def load_part(typingctx: Any, place: Any, t: Any) -> Any:
+    """Load a part of a strip."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        places = _strip_places(builder, args, t)
-        for (place, _), part in zip(places, parts_of(builder, args[3], t), strict=True):
-            store(builder, place, part)
+        return _whole_row(context, builder, _load_part(builder, args[0], t), t)
+
+    return t.row_accumulator(types.int64, t), codegen
+
+
+@intrinsic
+def store_part(typingctx: Any, place: Any, accumulator: Any, t: Any) -> Any:
+    """Store a part of a strip."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _store_part(builder, args[0], args[1], t)
         return context.get_dummy_value()
 
-    return types.void(*3 * [types.int64], t.row_accumulator, t), codegen
+    return types.void(types.int64, t.row_accumulator, t), codegen
 
 
 @intrinsic
-def add_strip(typingctx: Any, accumulator: Any, strip: Any, x: Any, t: Any) -> Any:
-    """Add the columns `x` and on of a strip of sums."""
+def add_part(typingctx: Any, accumulator: Any, place: Any, t: Any) -> Any:
+    """Add a part of a strip of sums."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = builder.add(args[1], builder.mul(args[2], I64(8)))
-        return builder.fadd(args[0], load(builder, place, t.row_accumulator.llvm)) if t.wide else args[0]
+        return builder.fadd(args[0], _load_part(builder, args[1], t)[0]) if t.wide else args[0]
 
-    return t.row_accumulator(t.row_accumulator, types.int64, types.int64, t), codegen
+    return t.row_accumulator(t.row_accumulator, types.int64, t), codegen
+
+
+@intrinsic
+def mask_columns(typingctx: Any, low: Any, high: Any, t: Any) -> Any:
+    """Make a mask of the columns of a part from `low` to below `high`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        count = t.row.count
+        numbers = ir.Constant(ir.VectorType(I32, count), list(range(count)))
+        low, high = (splat(builder, builder.trunc(value, I32), count) for value in args[:2])
+        inside = builder.and_(builder.icmp_signed(">=", numbers, low), builder.icmp_signed("<", numbers, high))
+        return builder.sext(inside, t.row_mask.llvm)
+
+    return t.row_mask(types.int64, types.int64, t), codegen
 
 
 @intrinsic
@@ -142,47 +216,32 @@ def start_run(typingctx: Any, t: Any) -> Any:
 
 
 @intrinsic
-def add_run(typingctx: Any, accumulator: Any, columns: Any, count: Any, x: Any, width: Any, t: Any) -> Any:
-    """Reduce the first `count` columns of a part of a strip, `x` and on in a map of `width`.
+def add_run(typingctx: Any, run: Any, place: Any, mask: Any, x: Any, width: Any, t: Any) -> Any:
+    """Reduce the columns of a mask of a part of a strip, column `x` and on in a map of `width`.
 
     Of equals the one with the smaller index stays: ``row * width + column``.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        accumulator, columns, count, x, width, _ = args
+        run, place, mask, x, width, _ = args
         lanes = t.row.count
-        last = builder.select(builder.icmp_signed("<", count, I64(lanes)), count, I64(lanes))
-        old, new = parts_of(builder, accumulator, t), parts_of(builder, columns, t)
-        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
-        outside = builder.icmp_signed(">=", numbers, splat(builder, builder.trunc(last, I32), lanes))
-        new[0] = builder.select(outside, constant(new[0].type, -(2 ** (t.bits - 1))), new[0])
+        old, new = parts_of(builder, run, t), _load_part(builder, place, t)
+        if t.wide:
+            return builder.fadd(old[0], view(builder, builder.and_(view(builder, new[0], I64), mask), F64))
+        inside = builder.icmp_signed("<", mask, constant(mask.type, 0))
+        new[0] = builder.select(inside, new[0], constant(new[0].type, -(2 ** (t.bits - 1))))
         take = builder.icmp_signed(">", new[0], old[0])
         if t.mode == "argmax":
             index = builder.mul(new[1], splat(builder, builder.trunc(width, I32), lanes))
+            numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
             index = builder.add(builder.add(index, numbers), splat(builder, builder.trunc(x, I32), lanes))
-            new[1] = builder.select(outside, constant(index.type, -1), index)
+            new[1] = builder.select(inside, index, constant(index.type, -1))
             tie = builder.icmp_signed("==", new[0], old[0])
             take = builder.or_(take, builder.and_(tie, builder.icmp_unsigned("<", new[1], old[1])))
         parts = [builder.select(take, a, b) for a, b in zip(new, old, strict=True)]
         return _whole_row(context, builder, parts, t)
 
-    return t.row_accumulator(t.row_accumulator, t.row_accumulator, *3 * [types.int64], t), codegen
-
-
-@intrinsic
-def first_columns(typingctx: Any, columns: Any, count: Any, t: Any) -> Any:
-    """Make 0 of a part of a strip of sums from column `count` on: by a mask that is loaded, a third of the time."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        columns, count, _ = args
-        lanes = t.row.count
-        masks = ir.Constant(ir.ArrayType(I64, 2 * lanes), lanes * [-1] + lanes * [0])
-        place = cgutils.global_constant(builder, f"masks.{lanes}", masks)
-        address = builder.gep(place, [I64(0), builder.sub(I64(lanes), count)])
-        mask = load(builder, builder.ptrtoint(address, I64), ir.VectorType(I64, lanes))
-        return view(builder, builder.and_(view(builder, columns, I64), mask), F64)
-
-    return t.row_accumulator(t.row_accumulator, types.int64, t), codegen
+    return t.row_accumulator(t.row_accumulator, types.int64, t.row_mask, types.int64, types.int64, t), codegen
 
 
 def _sum_across(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
