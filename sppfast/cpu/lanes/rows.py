@@ -235,7 +235,9 @@ def add_run(typingctx: Any, run: Any, place: Any, mask: Any, x: Any, width: Any,
             index = builder.mul(new[1], splat(builder, builder.trunc(width, I32), lanes))
             numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
             index = builder.add(builder.add(index, numbers), splat(builder, builder.trunc(x, I32), lanes))
-            new[1] = builder.select(inside, index, constant(index.type, -1))
+            none = constant(index.type, -1)
+            has_rows = builder.icmp_signed("!=", new[1], none)
+            new[1] = builder.select(builder.and_(inside, has_rows), index, none)
             tie = builder.icmp_signed("==", new[0], old[0])
             take = builder.or_(take, builder.and_(tie, builder.icmp_unsigned("<", new[1], old[1])))
         parts = [builder.select(take, a, b) for a, b in zip(new, old, strict=True)]
