@@ -51,8 +51,8 @@ AREA_BYTES = 2**23  # of the largest
 RAW_TIMES = 3  # a cell that is packed to be summed, to one whose channels lie side by side and that is summed there
 MANY_CELLS = 2**62
 ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
-ROW_CELLS = 32  # of a bin, at least, to reduce by rows
-MORE_ROW_CELLS = 4  # times as many with indices, which take longer so, and of small integers, faster in a tile
+ROW_CELLS = 32  # of a bin, at least, to reduce by rows, where a bin takes no more work than a maximum
+ROW_BINS = 10  # a map takes so by itself as long as so many bins
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
 RAW_BYTES = 2**12  # of a cell's channels that are read at once where they lie side by side
 BAND_BYTES = 2**17  # of a channel in a band of rows, at least, into which a map is divided where there are few tasks
@@ -79,8 +79,8 @@ class Kernel:
     area_bytes: int  # of a sum of a table of areas
     area_work: int  # to add a cell to it, compared with one of 32 bits
     is_sum: bool
-    adds_integers: bool
     has_index: bool
+    row_work: float  # to reduce a bin by rows, compared with a maximum, and with what it takes in a tile
     part_columns: int  # of a strip
     part_bytes: int
     result_bytes: int  # of a bin of the result, all lanes
@@ -107,13 +107,20 @@ def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] 
         area_bytes=t.area_bytes,
         area_work=t.area.bits // 32 + (t.fixed and not narrow),  # many rounded lanes do not stay in registers
         is_sum=t.mode == "avg",
-        adds_integers=t.adds_integers,
         has_index=t.mode in ("argmax", "paired"),
+        row_work=_row_work(t),
         part_columns=t.row.count,
         part_bytes=t.part_bytes,
         result_bytes=t.result_bytes,
         most_cells=2 ** (t.index_bits - 1) if t.mode == "paired" else MANY_CELLS,
     )
+
+
+def _row_work(t: Reduction) -> float:
+    """Tell how much more a bin takes by rows than a maximum: measured, where both ways take as long."""
+    if t.mode == "argmax":
+        return 16 if t.bits == 8 else 4
+    return {8: 10, 16: 10, 32: 2.5, 64: 1}[t.bits] if t.mode == "avg" else 1
 
 
 @cache
@@ -416,8 +423,7 @@ def _sums_by_rows_from(maps: Maps) -> int:
 
 def _row_cells(grids: Grids, kernel: Kernel) -> int:
     """Count the cells of a window from which on it is worth while to reduce it by rows."""
-    least = ROW_CELLS * (MORE_ROW_CELLS if kernel.has_index or kernel.adds_integers else 1)
-    return math.ceil(least * grids.bins_apart)
+    return math.ceil(ROW_CELLS * (kernel.row_work * grids.bins_apart + ROW_BINS))
 
 
 def _row_cell(maps: Maps, kernel: Kernel) -> int:

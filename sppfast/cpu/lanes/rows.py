@@ -190,14 +190,24 @@ def add_part(typingctx: Any, accumulator: Any, place: Any, t: Any) -> Any:
 
 @intrinsic
 def mask_columns(typingctx: Any, low: Any, high: Any, t: Any) -> Any:
-    """Make a mask of the columns of a part from `low` to below `high`."""
+    """Make a mask of the columns of a part from `low` to below `high`: loaded, so that LLVM takes it for bits.
+
+    Of comparisons it would keep one bit for each column, and make bits of all of them wherever they are used.
+    """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        count = t.row.count
-        numbers = ir.Constant(ir.VectorType(I32, count), list(range(count)))
-        low, high = (splat(builder, builder.trunc(value, I32), count) for value in args[:2])
-        inside = builder.and_(builder.icmp_signed(">=", numbers, low), builder.icmp_signed("<", numbers, high))
-        return builder.sext(inside, t.row_mask.llvm)
+        mask, columns = t.row_mask.llvm, I64(t.row.count)
+        bits = [0] * mask.count + [-1] * mask.count + [0] * mask.count
+        table = cgutils.global_constant(
+            builder, f"masks.{mask.count}", ir.Constant(ir.ArrayType(mask.element, len(bits)), bits)
+        )
+        parts = []
+        for edge, first in zip(args[:2], (columns, I64(2 * t.row.count)), strict=True):
+            edge = builder.select(builder.icmp_signed(">", edge, I64(0)), edge, I64(0))
+            edge = builder.select(builder.icmp_signed("<", edge, columns), edge, columns)
+            place = builder.ptrtoint(builder.gep(table, [I64(0), builder.sub(first, edge)]), I64)
+            parts.append(load(builder, place, mask))
+        return builder.and_(*parts)
 
     return t.row_mask(types.int64, types.int64, t), codegen
 
