@@ -298,9 +298,13 @@ def _are_few(maps: Maps, plan: Plan, way: Way) -> bool:
     """Tell whether the windows of a map are so little work that one thread does it, as they come."""
     if maps.count > 1 or not plan.starts_at:
         return False
-    packed = maps.largest if way.name == SHARED_WAY else 0
-    cells = BIN_CELLS * plan.grids.bins * len(plan.edges) + max(plan.cells, packed)
-    return cells * -(-maps.channels // way.kernel.lanes) < min(ORDERED_ITEMS, SERIAL_ITEMS // way.kernel.lanes)
+    cells = max(plan.cells, maps.largest) if way.name == SHARED_WAY else plan.cells
+    return _count_vectors(maps, plan, way.kernel, cells) < min(ORDERED_ITEMS, SERIAL_ITEMS // way.kernel.lanes)
+
+
+def _count_vectors(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> int:
+    """Count the vectors of work that windows are, of so many cells."""
+    return (BIN_CELLS * plan.grids.bins * len(plan.edges) + cells) * -(-maps.channels // kernel.lanes)
 
 
 @remembered
@@ -318,8 +322,7 @@ def _order(maps: Maps, plan: Plan, way: Way, packed: int) -> Order:
     """Order windows: by map, and where it pays by place and by what their bins are made of."""
     assert plan.index is not None
     kernel, choice, first = way.kernel, None, None
-    items = (BIN_CELLS * plan.grids.bins * len(plan.index) + plan.cells) * -(-maps.channels // kernel.lanes)
-    if items < ORDERED_ITEMS and maps.count == 1 and plan.starts_at:
+    if maps.count == 1 and plan.starts_at and _count_vectors(maps, plan, kernel, plan.cells) < ORDERED_ITEMS:
         return Order(plan.index, 0, plan.starts_at)
     if way.name == SHARED_WAY:
         if is_far(maps, kernel):
@@ -328,7 +331,7 @@ def _order(maps: Maps, plan: Plan, way: Way, packed: int) -> Order:
             choice = blocks_of(plan.grids, packed, way.has_room)
         elif kernel.is_sum and way.has_room and maps.widest <= SUM_CELLS:
             choice = runs_of(plan.grids, packed)
-    return order_windows(plan.index, maps.count, choice, (plan.edges_at, plan.edges.strides[0]), plan.room, first)
+    return order_windows(plan.index, maps.count, choice, (plan.edges_at, plan.edges_step), plan.room, first)
 
 
 def _choose_way(maps: Maps, plan: Plan, mode: str) -> Way:
