@@ -65,8 +65,8 @@ def parts_in(columns, t):
 
 @routine(types.int64)
 def strip_bytes(columns, t):
-    """Size of a strip: an even number of parts, so that there is room for as many as are reduced at once."""
-    return (parts_in(columns, t) + 1) // 2 * 2 * part_bytes(t)
+    """Size of a strip: an even number of parts, at least two: room for as many as are reduced at once."""
+    return max((parts_in(columns, t) + 1) // 2, 1) * 2 * part_bytes(t)
 
 
 @routine()
