@@ -827,3 +827,21 @@ def test_channels_side_by_side_are_channels_apart(rng, channels, size):
             for a, b in zip(apart, together, strict=True):
                 np.testing.assert_array_equal(a, b)
             np.testing.assert_array_equal(sppfast.pool(beside, levels, layout="NHWC"), apart[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"return_indices": True}, {"mode": "avg"}], ids=str)
+@pytest.mark.parametrize("row_cells", [0, 1e-9, 1e9])
+def test_channels_and_columns_with_one_step(rng, set_row_cells, row_cells, options):
+    """Channels lie side by side, and so do columns: each cell is the next channel of the one before it."""
+    set_row_cells(row_cells)
+    for channels in (33, 70, 250):
+        for step in (8, -8):  # float64
+            line = rng.standard_normal(2000)
+            strides = (step, 41 * 8, step)
+            begin = line[channels + 40 :] if step < 0 else line
+            x = np.lib.stride_tricks.as_strided(begin, (channels, 30, 40), strides)
+            for levels in (3, (4, 2, 1)):
+                found = sppfast.pool(x, levels, **options)
+                wanted = sppfast.pool(np.ascontiguousarray(x), levels, **options)
+                for a, b in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, wanted)), strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-12 if "mode" in options else 0, atol=1e-14)

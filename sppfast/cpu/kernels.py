@@ -102,28 +102,36 @@ def sum_window(desc, tile, more, held, longer, bins, y_edges, x_edges, map_, lin
     return worth if credit > 0 else 0, credit, length
 
 
+@routine(types.boolean)
+def reads_at_once(desc, map_, t):
+    """Tell whether the channels of a cell lie side by side, and fill the lanes of a block."""
+    return load_i64(map_, 3) == item_bytes(t) and load_i64(desc, CHANNELS) >= lane_count(t)
+
+
 @routine(only=lambda t: t.way == PARTS_WAY or t.mode == "avg")
 def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, blocks, t):
-    """Reduce the rows [y0, y1) of a window that shares no tile: some channel blocks."""
-    channels, raw = load_i64(desc, CHANNELS), 0
-    if load_i64(map_, 3) == item_bytes(t):
-        raw = min(blocks, (channels - channel) // lane_count(t))
-        place = (bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel)
+    """Reduce the rows [y0, y1) of a window that shares no tile: some channel blocks.
+
+    Where channels lie side by side the last block reaches back over the one before it, so that it has all lanes, too.
+    """
+    at_once, done = reads_at_once(desc, map_, t), 0
+    last = load_i64(desc, CHANNELS) - (lane_count(t) if at_once else 1)
+    if at_once:
+        place = (bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, last)
         if is_sum(t):
-            raw = sum_raw(desc, more, raw, *place, t)
+            done = sum_raw(desc, more, blocks, *place, t)
         else:
-            reduce_raw(desc, raw, *place, t)
-    for i in range(raw, blocks):
-        first = channel + i * lane_count(t)
-        place = (EVERYTHING, y0, y1, map_, address, first)
+            reduce_raw(desc, blocks, *place, t)
+            done = blocks
+    for i in range(done, blocks):
+        place = (EVERYTHING, y0, y1, map_, address, min(channel + i * lane_count(t), last))
         reduce_parts(desc, tile, more, bins + i * bins_step, y_edges, x_edges, *place, t)
 
 
 @routine(types.int64)
 def count_bands(desc, map_, t):
     """Count the bands of rows that a map is divided into: by its cells, so that no other map decides a sum's order."""
-    at_once = load_i64(map_, 3) == item_bytes(t) and load_i64(desc, CHANNELS) >= lane_count(t)
-    least = load_i64(desc, RAW_BAND_CELLS if at_once else BAND_CELLS)
+    least = load_i64(desc, RAW_BAND_CELLS if reads_at_once(desc, map_, t) else BAND_CELLS)
     return max(min(load_i64(map_, 1) * load_i64(map_, 2) // least, load_i64(desc, BANDS)), 1)
 
 
@@ -185,9 +193,9 @@ def pool_shared(desc, chunk, group, number, worker, t):
         if waits:
             flat, waiting, before = waiting, flat, row
         else:
-            copy_window(desc, row, flat, channel, t)
+            copy_window(desc, row, flat, channel, False, t)
     if before >= 0:
-        copy_window(desc, before, waiting, channel, t)
+        copy_window(desc, before, waiting, channel, False, t)
 
 
 @routine(types.int64)
@@ -232,11 +240,12 @@ def pool_apart(desc, chunk, group, number, worker, t):
             place = (bins, step, y_edges, x_edges, map_, address, channel, blocks)
             reduce_bands(desc, tile, more, *place, 0, bands, bands, t)
         other = other_row(desc, i, last, -1)
+        at_end = reads_at_once(desc, map_, t) and not goes_by_rows(desc, map_, y_edges, x_edges, t)
         for block in range(blocks):
             place, first_channel = bins + block * step, channel + block * lane_count(t)
             finish_bins(desc, place, y_edges, x_edges, False, t)
             transpose_levels(desc, place, flat, flat, row, other, False, first_channel, t)
-            copy_window(desc, row, flat, first_channel, t)
+            copy_window(desc, row, flat, first_channel, at_end, t)
 
 
 @routine()

@@ -36,7 +36,7 @@ from .lanes.accumulators import (
 )
 from .lanes.memory import load_i32, load_i64, store_i64
 from .lanes.reduction import accumulator_bytes, cell_bytes, item_bytes, lane_count, raw_cells, some_bytes
-from .reduce import AHEAD_BYTES, prefetch_cell
+from .reduce import cells_ahead, prefetch_cell
 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
@@ -130,18 +130,22 @@ def sums_raw(t):
 
 
 @routine(only=sums_raw)
-def add_row(patches, x_cuts, wide, blocks, cells, across, t):
-    """Add the cells of a row to the patches that it goes through: of each, some channel blocks."""
-    size = lane_count(t) * item_bytes(t)
+def add_row(patches, x_cuts, wide, blocks, last, cells, across, t):
+    """Add the cells of a row to the patches that it goes through: of each, some channel blocks.
+
+    `last` is how far the last block is behind the first.
+    """
+    size, ahead = lane_count(t) * item_bytes(t), cells_ahead(across, t)
     for j in range(wide):
         right = load_i64(x_cuts, j + 1)
         for x in range(load_i64(x_cuts, j), right, raw_cells(t)):
             count = min(right - x, raw_cells(t))
             for block in range(blocks):
-                cell, place = cells + x * across + block * size, patches + (j * blocks + block) * some_bytes(t)
+                cell = cells + x * across + min(block * size, last)
+                place = patches + (j * blocks + block) * some_bytes(t)
                 patch = load_patch(place, t)
                 for i in range(count):
-                    prefetch_cell(cell + i * across + AHEAD_BYTES, t)
+                    prefetch_cell(cell + i * across + ahead, t)
                     patch = add_some_raw_cell(patch, cell + i * across, 0, t)
                 store_patch(place, patch, t)
 
@@ -168,16 +172,16 @@ def add_patches(desc, patches, strip, blocks, bins, bins_step, y_edges, x_edges,
 
 
 @routine(types.int64, only=sums_raw)
-def sum_raw(desc, more, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, t):
+def sum_raw(desc, more, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, last, t):
     """Sum the rows [y0, y1) of a whole map, some channel blocks at once, where they lie side by side: from patches.
 
-    Row by row, cell by cell, so that memory is read in its order. Returns how many blocks: none of a window, whose
-    cells are added up in the order in which they would be from a shared tile, of patches that are too small, or of rows
-    too long for 32 bits.
+    The last block of all begins at the channel `last`. Row by row, cell by cell, so that memory is read in its order.
+    Returns how many blocks: none of a window, whose cells are added up in the order in which they would be from a
+    shared tile, of patches that are too small, or of rows too long for 32 bits.
     Bound: to read the map once.
     """
     x0, x1, most = load_i32(x_edges, 0), load_i32(x_edges, 1), load_i64(desc, LINES)
-    if not blocks or load_i64(desc, STARTS_AT) or x1 - x0 > SUM_CELLS:
+    if load_i64(desc, STARTS_AT) or x1 - x0 > SUM_CELLS:
         return 0
     y_cuts, x_cuts = more, more + 16 * most + 16
     y_strips = x_cuts + 16 * most + 16
@@ -190,14 +194,14 @@ def sum_raw(desc, more, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_,
     for block in range(blocks):
         for i in range(load_i64(desc, BINS)):
             store_accumulator(bins + block * bins_step + i * accumulator_bytes(t), start(t), t)
-    cells = address + channel * item_bytes(t)
+    cells, last = address + channel * item_bytes(t), (last - channel) * item_bytes(t)
     for strip in range(tall):
         bottom = load_i64(y_cuts, strip + 1)
         for top in range(load_i64(y_cuts, strip), bottom, part):
             for i in range(wide * blocks):
                 store_patch(patches + i * some_bytes(t), begin_some(start(t), t), t)
             for y in range(top, min(top + part, bottom)):
-                add_row(patches, x_cuts, wide, blocks, cells + y * load_i64(map_, 4), load_i64(map_, 5), t)
+                add_row(patches, x_cuts, wide, blocks, last, cells + y * load_i64(map_, 4), load_i64(map_, 5), t)
             place = (bins, bins_step, y_edges, x_edges, y_strips, x_strips, y0, y1, x0, x1)
             add_patches(desc, patches, strip, blocks, *place, t)
     return blocks

@@ -367,9 +367,9 @@ def run_gather(desc, task, worker, t):
         if waits:
             flat, waiting, before = waiting, flat, row
         else:
-            copy_window(desc, row, flat, channel, t)
+            copy_window(desc, row, flat, channel, False, t)
     if before >= 0:
-        copy_window(desc, before, waiting, channel, t)
+        copy_window(desc, before, waiting, channel, False, t)
 
 
 # --- the gradient of means ------------------------------------------------------------------------------------------

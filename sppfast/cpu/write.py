@@ -294,27 +294,34 @@ def transpose_levels(desc, bins, flat, waiting, row, other, begun, channel, t):
 
 
 @routine()
-def copy_levels(desc, out, flat, channel, item, t):
-    """Copy those transposed bins of all levels, one channel block, that are not in the result yet to a row of it."""
+def copy_levels(desc, out, flat, channel, at_end, item, t):
+    """Copy those transposed bins of all levels, one channel block, that are not in the result yet to a row of it.
+
+    Its lanes begin at its channel or, if they are `at_end`, reach back so that all are channels.
+    """
     channels, levels = load_i64(desc, CHANNELS), load_i64(desc, LEVELS_AT)
     valid, stream = min(load_i64(desc, GROUP), lane_count(t), channels - channel), load_i64(desc, STREAM)
+    others = max(channel + lane_count(t) - channels, 0) if at_end else 0
     for level in range(levels, levels + load_i64(desc, LEVELS) * LEVEL_BYTES, LEVEL_BYTES):
         count = load_i64(level, ROWS) * load_i64(level, COLUMNS)
         if not goes_straight(desc, level, channel, item, t):
-            place = place_of(desc, level, out, channel, item)
-            copy_run(place, flat, valid * count * item, stream in (PAST_CACHES, BESIDE))
+            place, source = place_of(desc, level, out, channel, item), flat + others * count * item
+            copy_run(place, source, valid * count * item, stream in (PAST_CACHES, BESIDE))
         flat += count * lane_count(t) * item
 
 
 @routine()
-def copy_window(desc, row, flat, channel, t):
-    """Copy the transposed bins of a window, one channel block, to its row of the result, and their indices."""
+def copy_window(desc, row, flat, channel, at_end, t):
+    """Copy the transposed bins of a window, one channel block, to its row of the result, and their indices.
+
+    `at_end` as in `copy_levels`.
+    """
     out = load_i64(desc, OUT_AT) + row * load_i64(desc, OUT_STEP)
-    copy_levels(desc, out, flat, channel, out_item_bytes(t), t)
+    copy_levels(desc, out, flat, channel, at_end, out_item_bytes(t), t)
     if has_index(t):
         index_out = load_i64(desc, INDEX_AT) + row * load_i64(desc, INDEX_STEP)
         behind = load_i64(desc, BINS) * lane_count(t) * out_item_bytes(t)
-        copy_levels(desc, index_out, flat + behind, channel, 4, t)
+        copy_levels(desc, index_out, flat + behind, channel, at_end, 4, t)
 
 
 @routine(types.int64)
