@@ -10,16 +10,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import LAYOUTS, Maps, take_maps
+from .arrays import Maps, take_maps
 from .dispatch import Arrays, call_foreign, is_foreign
-from .geometry import ConvGeometry, as_geometry
+from .geometry import ConvGeometry
 from .memory import allocate
 from .plan import Plan
 from .pooling import (
     INDEX_DTYPE,
     MAX_INDEX,
-    MODES,
     backend,
+    check_options,
     check_out,
     check_workers,
     plan_of,
@@ -27,8 +27,8 @@ from .pooling import (
     pool,
     result_dtypes,
 )
-from .pyramid import Levels, Pyramid, as_pyramid, one_of
-from .windows import ROUNDINGS, take_rois
+from .pyramid import Levels, Pyramid
+from .windows import take_rois
 
 Array: TypeAlias = NDArray[Any]
 
@@ -87,7 +87,8 @@ def pool_backward(
     """
     if is_foreign(x):
         return call_foreign(pool_backward, **locals())
-    pyramid, kept, maps = take(x, levels, bins, mode, layout, indices)
+    pyramid, _, _ = check_options(levels, mode, layout, bins)
+    kept, maps = take(x, mode, layout, indices)
     threads = check_workers(workers)
     plan = plan_of(maps, pyramid, mode)
     rows = take_grad(grad, pyramid, maps, maps.count, layout, maps.single)
@@ -148,10 +149,9 @@ def roi_pool_backward(
     """
     if is_foreign(x):
         return call_foreign(roi_pool_backward, **locals())
-    pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, indices)
-    threads = check_workers(workers)
-    one_of("rounding", rounding, ROUNDINGS)
-    taken, where = take_rois(rois, batch_index, maps.count), as_geometry(geometry)
+    pyramid, _, where = check_options(levels, mode, layout, "adaptive", False, geometry, rounding)
+    kept, maps = take(x, mode, layout, indices)
+    threads, taken = check_workers(workers), take_rois(rois, batch_index, maps.count)
     every = slice(0, len(taken))
     plan = backend("windows").plan_windows(every, pyramid, taken, maps, where, rounding, mode != "avg")
     rows = take_grad(grad, pyramid, maps, len(plan.index), layout)
@@ -232,9 +232,10 @@ def roi_align_backward(
     """
     if is_foreign(x):
         return call_foreign(roi_align_backward, **locals())
-    pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, None)
+    pyramid, _, where = check_options(levels, mode, layout, "adaptive", False, geometry)
+    kept, maps = take(x, mode, layout, None)
     threads = check_workers(workers)
-    samples = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
+    samples = plan_samples(pyramid, rois, batch_index, maps, where, sampling_ratio, aligned)
     rows = take_grad(grad, pyramid, maps, len(samples.index), layout)
     sources = kept if maps.ragged else [kept]
     targets = Targets(out, kept, maps, layout, [rows, *sources])
@@ -248,19 +249,14 @@ def roi_align_backward(
     return targets.present()
 
 
-def take(
-    x: Any, levels: Levels, bins: str, mode: str, layout: str, indices: Any, xp: ModuleType = np
-) -> tuple[Pyramid, Any, Maps]:
-    """Check what all three have in common, for arrays of the library `xp`."""
-    one_of("mode", mode, MODES)
-    one_of("layout", layout, LAYOUTS)
-    pyramid = as_pyramid(levels, bins)
+def take(x: Any, mode: str, layout: str, indices: Any, xp: ModuleType = np) -> tuple[Any, Maps]:
+    """Take maps of the library `xp`, of floats, and see that `indices` come with maxima."""
     kept, maps = take_maps(x, layout, xp)
     if maps.dtype.kind in "biu":
         raise TypeError(f"x: only maps of floats have a gradient, got {maps.dtype}")
     if indices is not None and mode != "max":
         raise ValueError(f"indices: only mode='max' has indices, got mode={mode!r}")
-    return pyramid, kept, maps
+    return kept, maps
 
 
 def in_single(maps: Maps) -> Maps:

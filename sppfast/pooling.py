@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
 from .memory import allocate, allocate_together
 from .plan import Plan, Samples, make_samples, plan_bytes, plan_maps
-from .pyramid import Levels, Pyramid, as_pyramid, one_of
+from .pyramid import Levels, Pyramid, one_of
 from .windows import ROUNDINGS, take_rois
 
 MODES = ("max", "avg")
@@ -112,9 +112,7 @@ def pool(
     """
     if is_foreign(x):
         return call_foreign(pool, **locals())
-    reduction = reduction_of(mode, return_indices)
-    one_of("layout", layout, LAYOUTS)
-    pyramid = as_pyramid(levels, bins)
+    pyramid, reduction, _ = check_options(levels, mode, layout, bins, return_indices)
     kept, maps = take_maps(x, layout)
     plan = plan_of(maps, pyramid, reduction)
     length = maps.channels * plan.grids.bins
@@ -201,12 +199,9 @@ def roi_pool(
     """
     if is_foreign(x):
         return call_foreign(roi_pool, **locals())
-    reduction = reduction_of(mode, return_indices)
-    one_of("layout", layout, LAYOUTS)
-    pyramid = as_pyramid(levels)
+    pyramid, reduction, where = check_options(levels, mode, layout, "adaptive", return_indices, geometry, rounding)
     kept, maps = take_maps(x, layout)
-    one_of("rounding", rounding, ROUNDINGS)
-    taken, where = take_rois(rois, batch_index, maps.count), as_geometry(geometry)
+    taken = take_rois(rois, batch_index, maps.count)
     first, *more = parts = _parts(len(taken), pyramid, maps)
     if more:  # that all windows are right is known before any is pooled
         backend("windows").check_windows(taken, maps, where, rounding)
@@ -298,11 +293,9 @@ def roi_align(
     """
     if is_foreign(x):
         return call_foreign(roi_align, **locals())
-    one_of("mode", mode, MODES)
-    one_of("layout", layout, LAYOUTS)
-    pyramid = as_pyramid(levels)
+    pyramid, _, where = check_options(levels, mode, layout, "adaptive", False, geometry)
     kept, maps = take_floats(x, layout)
-    samples = plan_samples(pyramid, rois, batch_index, maps, geometry, sampling_ratio, aligned)
+    samples = plan_samples(pyramid, rois, batch_index, maps, where, sampling_ratio, aligned)
     results = _allocate(out, (len(samples.index), maps.channels * samples.grids.bins), maps, mode)
     threads = check_workers(workers)
     targets = results if out is None else _targets(results, kept, maps)
@@ -322,18 +315,47 @@ def _parts(count: int, pyramid: Pyramid, maps: Maps) -> list[slice]:
 
 
 def plan_samples(
-    pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, geometry: Any, sampling_ratio: Any, aligned: Any
+    pyramid: Pyramid, rois: Any, batch_index: Any, maps: Maps, where: ConvGeometry, sampling_ratio: Any, aligned: Any
 ) -> Samples:
     """Check what is asked of RoI align, and plan it."""
     ratio, shifted = check_ratio(sampling_ratio), check_aligned(aligned)
     taken = take_rois(rois, batch_index, maps.count)
-    windows, index = backend("windows").scale_windows(taken, maps, as_geometry(geometry), shifted)
+    windows, index = backend("windows").scale_windows(taken, maps, where, shifted)
     return make_samples(pyramid, index, windows, ratio)
 
 
-def reduction_of(mode: str, return_indices: bool) -> str:
-    """Name the reduction that is asked for, of the kernels."""
+def check_options(levels: Any, *options: Any) -> tuple[Pyramid, str, ConvGeometry]:
+    """Check the options that operators have in common, see `_check_options`, or find them where they have been."""
+    found = None
+    if type(levels) is int or (type(levels) is tuple and {*map(type, levels)} == {int}):  # 4.0 and True would find 4, 1
+        try:
+            found = _checked(levels, *options)
+        except TypeError:  # of a value that is wrong, or has no hash
+            found = None
+    return found or _check_options(levels, *options)
+
+
+def _check_options(
+    levels: Any,
+    mode: Any,
+    layout: Any,
+    bins: Any = "adaptive",
+    return_indices: Any = False,
+    geometry: Any = 1,
+    rounding: Any = "sppnet",
+) -> tuple[Pyramid, str, ConvGeometry]:
+    """Check options: the pyramid, the reduction of the kernels, and where cells lie."""
     one_of("mode", mode, MODES)
+    one_of("layout", layout, LAYOUTS)
+    one_of("rounding", rounding, ROUNDINGS)
+    return Pyramid(levels, bins), _reduction_of(mode, return_indices), as_geometry(geometry)
+
+
+_checked = lru_cache(maxsize=256, typed=True)(_check_options)
+
+
+def _reduction_of(mode: str, return_indices: bool) -> str:
+    """Name the reduction that is asked for, of the kernels."""
     if not return_indices:
         return mode
     if mode != "max":

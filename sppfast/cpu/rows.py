@@ -97,13 +97,16 @@ def reduce_short_rows(parts, strips, step, tops, bottoms, count, plane, row_step
 
 @routine()
 def reduce_long_rows(strips, step, tops, bottoms, count, plane, row_step, parts, limit, t):
-    """Reduce longer rows, a few at a time, which saves loads and stores of the strips."""
+    """Reduce longer rows, a few at a time, which saves loads and stores of the strips: as many as are no loop."""
     for i in range(count):
         top, bottom = load_i64(tops, i), load_i64(bottoms, i)
-        for first in range(top, bottom, row_block(t)):
-            place = (plane, row_step, top, first, min(first + row_block(t), bottom))
+        rest = bottom - max(bottom - top, 0) % row_block(t)
+        for first in range(top, rest, row_block(t)):
+            place = (plane, row_step, top, first, first + row_block(t))
             for number in range(parts):
                 reduce_parts(no_parts(1, t), strips + i * step, number, *place, limit, t)
+        for number in range(parts if rest < bottom else 0):
+            reduce_parts(no_parts(1, t), strips + i * step, number, plane, row_step, top, rest, bottom, limit, t)
 
 
 @routine(only=lambda t: t.held_parts > 4)

@@ -9,11 +9,9 @@ import cupy
 import numpy as np
 
 from ..arrays import Maps, take_maps
-from ..geometry import as_geometry
 from ..gradients import Targets, in_single, take, take_grad, take_indices
-from ..pooling import INDEX_DTYPE, check_aligned, check_ratio, check_workers, result_dtypes
-from ..pyramid import Pyramid, one_of
-from ..windows import ROUNDINGS
+from ..pooling import INDEX_DTYPE, check_aligned, check_options, check_ratio, check_workers, result_dtypes
+from ..pyramid import Pyramid
 from . import operators
 from .launch import (
     SHARED_BYTES,
@@ -48,7 +46,8 @@ def pool_backward(
     workers: int | None,
 ) -> Any:
     """Gradient of `pool`, see `sppfast.pool_backward`."""
-    pyramid, kept, maps = take(x, levels, bins, mode, layout, indices, cupy)
+    pyramid, _, _ = check_options(levels, mode, layout, bins)
+    kept, maps = take(x, mode, layout, indices, cupy)
     check_workers(workers)
     rows = take_grad(grad, pyramid, maps, maps.count, layout, maps.single, cupy)
     if mode == "avg":
@@ -90,10 +89,10 @@ def roi_pool_backward(
     workers: int | None,
 ) -> Any:
     """Gradient of `roi_pool`, see `sppfast.roi_pool_backward`."""
-    pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, indices, cupy)
+    pyramid, _, where = check_options(levels, mode, layout, "adaptive", False, geometry, rounding)
+    kept, maps = take(x, mode, layout, indices, cupy)
     check_workers(workers)
-    one_of("rounding", rounding, ROUNDINGS)
-    windows = plan_windows(kept, maps, rois, batch_index, as_geometry(geometry), rounding, {})
+    windows = plan_windows(kept, maps, rois, batch_index, where, rounding, {})
     rule = "fast_rcnn" if rounding == "fast_rcnn" else "adaptive"
     rows = take_grad(grad, pyramid, maps, len(windows), layout, False, cupy)
     if mode == "avg":
@@ -127,10 +126,11 @@ def roi_align_backward(
     workers: int | None,
 ) -> Any:
     """Gradient of `roi_align`, see `sppfast.roi_align_backward`."""
-    pyramid, kept, maps = take(x, levels, "adaptive", mode, layout, None, cupy)
+    pyramid, _, where = check_options(levels, mode, layout, "adaptive", False, geometry)
+    kept, maps = take(x, mode, layout, None, cupy)
     check_workers(workers)
     options = {"sampling": check_ratio(sampling_ratio), "aligned": check_aligned(aligned)}
-    windows = plan_windows(kept, maps, rois, batch_index, as_geometry(geometry), "align", options)
+    windows = plan_windows(kept, maps, rois, batch_index, where, "align", options)
     rows = take_grad(grad, pyramid, maps, len(windows), layout, False, cupy)
     targets = Targets(out, kept, maps, layout, [rows, *(kept if maps.ragged else [kept])], cupy)
     if mode == "avg":

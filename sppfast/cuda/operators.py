@@ -10,21 +10,17 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..arrays import LAYOUTS, Maps, take_floats, take_maps
+from ..arrays import Maps, take_floats, take_maps
 from ..dispatch import Call, Place
-from ..geometry import as_geometry
 from ..pooling import (
-    MODES,
     check_aligned,
+    check_options,
     check_out,
     check_ratio,
     check_workers,
     present,
-    reduction_of,
     result_dtypes,
 )
-from ..pyramid import as_pyramid, one_of
-from ..windows import ROUNDINGS
 from .reduce import pool_maps, pool_windows
 from .windows import plan_windows
 
@@ -66,9 +62,7 @@ def pool(
     workers: int | None,
 ) -> Any:
     """Pool whole maps, see `sppfast.pool`."""
-    reduction = reduction_of(mode, return_indices)
-    one_of("layout", layout, LAYOUTS)
-    pyramid = as_pyramid(levels, bins)
+    pyramid, reduction, _ = check_options(levels, mode, layout, bins, return_indices)
     kept, maps = take_maps(x, layout, cupy)
     length = pyramid.output_length(maps.channels)
     results = Results(out, (length,) if maps.single else (maps.count, length), maps, reduction, kept)
@@ -93,12 +87,9 @@ def roi_pool(
     workers: int | None,
 ) -> Any:
     """Pool windows, see `sppfast.roi_pool`."""
-    reduction = reduction_of(mode, return_indices)
-    one_of("layout", layout, LAYOUTS)
-    one_of("rounding", rounding, ROUNDINGS)
-    pyramid = as_pyramid(levels)
+    pyramid, reduction, where = check_options(levels, mode, layout, "adaptive", return_indices, geometry, rounding)
     kept, maps = take_maps(x, layout, cupy)
-    windows = plan_windows(kept, maps, rois, batch_index, as_geometry(geometry), rounding, {})
+    windows = plan_windows(kept, maps, rois, batch_index, where, rounding, {})
     results = Results(out, (len(windows), pyramid.output_length(maps.channels)), maps, reduction, kept)
     check_workers(workers)
     rule = "fast_rcnn" if rounding == "fast_rcnn" else "adaptive"
@@ -122,12 +113,10 @@ def roi_align(
     workers: int | None,
 ) -> Any:
     """Align windows, see `sppfast.roi_align`."""
-    one_of("mode", mode, MODES)
-    one_of("layout", layout, LAYOUTS)
-    pyramid = as_pyramid(levels)
+    pyramid, _, where = check_options(levels, mode, layout, "adaptive", False, geometry)
     kept, maps = take_floats(x, layout, cupy)
     options = {"sampling": check_ratio(sampling_ratio), "aligned": check_aligned(aligned)}
-    windows = plan_windows(kept, maps, rois, batch_index, as_geometry(geometry), "align", options)
+    windows = plan_windows(kept, maps, rois, batch_index, where, "align", options)
     results = Results(out, (len(windows), pyramid.output_length(maps.channels)), maps, mode, kept)
     check_workers(workers)
     reduction = "peak" if mode == "max" else "mean"
