@@ -221,32 +221,37 @@ def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, po
 
 
 @routine()
+def join_bins(bin_, finer, rows, columns, tall, wide, t):
+    """Reduce each bin of a level from `tall` x `wide` bins of a finer one."""
+    step = accumulator_bytes(t)
+    line = columns * wide * step
+    for row in range(rows):
+        for column in range(columns):
+            first, accumulator = finer + row * tall * line + column * wide * step, start(t)
+            for y in range(tall):
+                for x in range(wide):
+                    accumulator = add_bin(accumulator, first + y * line + x * step, t)
+            store_accumulator(bin_ + (row * columns + column) * step, accumulator, t)
+
+
+@routine()
 def join_levels(desc, bins, t):
-    """Reduce the levels whose bins are unions of a finer level's bins."""
+    """Reduce the levels whose bins are unions of a finer level's bins; those of 2 x 2 and of 3 x 3 without a loop."""
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
-        finer = load_i64(level, FINER)
-        if finer < 0:
+        if load_i64(level, FINER) < 0:
             continue
         tall, wide = load_i64(level, TALL), load_i64(level, WIDE)
-        columns = load_i64(level, COLUMNS)
-        from_level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * finer
-        step = accumulator_bytes(t)
-        next_line = step + (columns - 1) * wide * step
-        bin_ = bins + load_i64(level, FIRST) * step
-        finer_bins = bins + load_i64(from_level, FIRST) * step
-        for row in range(load_i64(level, ROWS)):
-            for column in range(columns):
-                accumulator = start(t)
-                line = finer_bins + (row * tall * columns + column) * wide * step
-                left, across = tall * wide, wide
-                while left:
-                    accumulator = add_bin(accumulator, line, t)
-                    left, across = left - 1, across - 1
-                    line += step if across else next_line
-                    across = across if across else wide
-                store_accumulator(bin_, accumulator, t)
-                bin_ += step
+        finer = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * load_i64(level, FINER)
+        bin_ = bins + load_i64(level, FIRST) * accumulator_bytes(t)
+        finer_bin = bins + load_i64(finer, FIRST) * accumulator_bytes(t)
+        place = (bin_, finer_bin, load_i64(level, ROWS), load_i64(level, COLUMNS))
+        if tall == wide == 2:
+            join_bins(*place, 2, 2, t)
+        elif tall == wide == 3:
+            join_bins(*place, 3, 3, t)
+        else:
+            join_bins(*place, tall, wide, t)
 
 
 @routine(types.int64)
