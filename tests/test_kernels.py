@@ -812,6 +812,17 @@ def test_little_work_wakes_no_thread(rng, monkeypatch, forget):
     assert asked == [1, 2, 1, 2, 1, 2, 1]
 
 
+def test_cells_of_aligned_windows_count_as_work(rng, monkeypatch):
+    """Few bins of large windows are work for several threads: their cells are packed, or the map's."""
+    asked = []
+    monkeypatch.setattr(weigh, "run", lambda launch, *_: asked.append(launch.items))
+    x = rng.standard_normal((64, 90, 120)).astype(np.float32)
+    sizes = [sppfast.roi_align(x, [[0, 0, 1900, 1400]] * count, 7).size for count in (1, 100)]
+    _, alone, _, shared = asked  # the first of each lists taps
+    assert alone - weigh.ALIGNED_CELLS * sizes[0] > 64 * 14 * 119  # two rows of samples for each row of bins
+    assert shared - weigh.ALIGNED_CELLS * sizes[1] >= 64 * 90 * 120
+
+
 @pytest.mark.parametrize("channels", [1, 31, 32, 33, 250, 256, 700])
 @pytest.mark.parametrize("size", [(13, 13), (40, 9), (1, 70)], ids=str)
 def test_channels_side_by_side_are_channels_apart(rng, channels, size):

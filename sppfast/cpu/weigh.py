@@ -121,10 +121,9 @@ def _align_part(
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, maps.widest)
     stream, places = stream_result(target.nbytes, samples.grids.bins, shared)
     bins = samples.grids.bins + SPILL
-    items = ALIGNED_CELLS * target.size
-    blocks = -(-maps.channels // kernel.lanes)
+    blocks, chunks = -(-maps.channels // kernel.lanes), 1
     packed = maps.count * maps.largest if shared else 0
-    chunks = 1
+    items = ALIGNED_CELLS * target.size + maps.channels * (packed or table.cells)
     if items >= SERIAL_ITEMS:
         chunks = count_chunks(len(index), maps.count * blocks, table.cells, samples.grids.bins, packed)
     fields = {
