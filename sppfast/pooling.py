@@ -18,7 +18,7 @@ from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
 from .memory import allocate, allocate_together
 from .plan import Plan, Samples, make_samples, plan_bytes, plan_maps
-from .pyramid import Levels, Pyramid, one_of
+from .pyramid import Levels, Pyramid, are_plain, one_of
 from .windows import ROUNDINGS, take_rois
 
 MODES = ("max", "avg")
@@ -326,12 +326,10 @@ def plan_samples(
 
 def check_options(levels: Any, *options: Any) -> tuple[Pyramid, str, ConvGeometry]:
     """Check the options that operators have in common, see `_check_options`, or find them where they have been."""
-    found = None
-    if type(levels) is int or (type(levels) is tuple and {*map(type, levels)} == {int}):  # 4.0 and True would find 4, 1
-        try:
-            found = _checked(levels, *options)
-        except TypeError:  # of a value that is wrong, or has no hash
-            found = None
+    try:
+        found = _checked(levels, *options) if are_plain(levels) else None
+    except TypeError:  # of a value that is wrong, or has no hash
+        found = None
     return found or _check_options(levels, *options)
 
 

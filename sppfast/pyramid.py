@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,18 +191,19 @@ class Pyramid:
 
 
 @lru_cache(maxsize=256)
-def _pyramid(levels: tuple[int | Level, ...], bins: str) -> Pyramid:
+def _pyramid(levels: int | tuple[int, ...], bins: str) -> Pyramid:
     return Pyramid(levels, bins)
 
 
 def as_pyramid(levels: Levels, bins: str = "adaptive") -> Pyramid:
     """Build the pyramid of `levels`, or look it up where it was built before."""
     one_of("bins", bins, BINS)
-    if type(levels) is int:
-        return _pyramid((levels,), bins)
-    if type(levels) is tuple and {*map(type, levels)} == {int}:  # 4.0 and True would find 4 and 1
-        return _pyramid(levels, bins)
-    return Pyramid(levels, bins)
+    return _pyramid(levels, bins) if are_plain(levels) else Pyramid(levels, bins)
+
+
+def are_plain(levels: Any) -> TypeGuard[int | tuple[int, ...]]:
+    """Tell whether levels may be looked up: integers alone, since 4.0 and True would find 4 and 1."""
+    return type(levels) is int or (type(levels) is tuple and {*map(type, levels)} == {int})
 
 
 def _parse_levels(levels: Any) -> tuple[Level, ...]:

@@ -113,8 +113,8 @@ def reduce_cells(bin_, bins_step, blocks, last, across, ahead, cells, count, ind
 def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, last, t):
     """Reduce the rows [y0, y1) of a window, some channel blocks at once, from a map whose channels lie side by side.
 
-    The last block of all begins at the channel `last`. Row by row, cell by cell, so that memory is read in its order; a
-    few cells are one piece of code, without a loop, which takes three quarters of the time.
+    The last block of all begins at the channel `last`. Row by row, cell by cell, so that memory is read in its order;
+    a few cells are one piece of code, without a loop.
     Bound: to read the map once for each level that is not joined from another.
     """
     map_width, step, across = load_i64(map_, 2), load_i64(map_, 4), load_i64(map_, 5)
