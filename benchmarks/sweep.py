@@ -93,6 +93,7 @@ class Curve:
 
 CHANNELS = (1, 3, 16, 64, 100, 257, 512, 2048)
 SIDES = (1, 2, 4, 7, 13, 25, 50, 100, 200, 400, 700, 1024)
+ABOUT_POWERS = (30, 32, 34, 60, 64, 68, 124, 128, 132, 250, 256, 262)  # of 2, where lines share few sets of a cache
 WINDOWS = (1, 2, 5, 10, 30, 100, 300, 1000, 2000, 5000, 20_000)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LEVELS = ((1,), (2,), (3,), (4,), (5,), (6,), (8,), (11,), (16,), (24,), (32,))
@@ -111,11 +112,13 @@ def square(sides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 def curves_of(base: Work, modes: dict, dtypes: tuple[str, ...]) -> list[Curve]:
     """What every operator is asked."""
     name = base.operator
-    few = replace(base, channels=16)
+    few, parts = replace(base, channels=16), replace(base, channels=64, levels=(16,), windows=30)
+    of_dtypes = {dtype: {"dtype": dtype} for dtype in dtypes[::2]}
     return [
         Curve(f"{name}, map sides, 16 channels", few, "size", square(SIDES), modes),
         Curve(f"{name}, map sides, 256 channels", base, "size", square(SIDES[:-3]), THREAD_COUNTS),
         Curve(f"{name}, map sides, 3 channels", replace(base, channels=3), "size", square(SIDES), LAYOUTS),
+        Curve(f"{name}, map sides about powers of 2", parts, "size", square(ABOUT_POWERS), of_dtypes),
         Curve(f"{name}, channels", base, "channels", CHANNELS, LAYOUTS),
         Curve(f"{name}, channels, maps of 7 x 7", replace(base, size=(7, 7)), "channels", CHANNELS, modes),
         Curve(f"{name}, batch", replace(base, channels=64, size=(13, 13)), "batch", BATCHES, THREAD_COUNTS),

@@ -856,3 +856,38 @@ def test_channels_and_columns_with_one_step(rng, set_row_cells, row_cells, optio
                 wanted = sppfast.pool(np.ascontiguousarray(x), levels, **options)
                 for a, b in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, wanted)), strict=True):
                     np.testing.assert_allclose(a, b, rtol=1e-12 if "mode" in options else 0, atol=1e-14)
+
+
+VIEWS = {
+    "all": lambda x: x,
+    "some columns, upside down": lambda x: x[:, ::-1, : -(-x.shape[2] * 3 // 4)],
+    "some channels and rows": lambda x: x[::-2, ::3],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"return_indices": True}, {"mode": "avg"}], ids=str)
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(70, 64, 64), (33, 17, 23), (40, 5, 2048), (65, 33, 3), (40, 600, 17)], ids=str)
+@pytest.mark.parametrize("view", VIEWS)
+def test_staged_cells_are_the_cells(rng, set_row_cells, view, shape, dtype, options):
+    """Of channels that push each other out of a cache, and rows shorter than a block: beside fences, as in NHWC."""
+    set_row_cells(1e9)
+    whole = make(rng, shape, dtype, "spread")
+    _, height, width = VIEWS[view](whole).shape
+    sides = [
+        (h, w) for h in (1, 2, 3, 16, height) for w in (1, 2, 3, 5, 9, 15, 17, width) if h <= height and w <= width
+    ]
+    corners = [(rng.integers(height - h + 1), rng.integers(width - w + 1)) for h, w in sides]
+    rois = np.array([(x, y, x + w - 1, y + h - 1) for (y, x), (h, w) in zip(corners, sides, strict=True)])
+
+    def call(x):
+        pooled = [sppfast.roi_pool(x, roi[None], (3, 1), rounding="cells", workers=1, **options) for roi in rois]
+        return [np.array(one, np.float64) for one in (*pooled, sppfast.pool(x, (9, 2), workers=1, **options))]
+
+    wanted = call(np.moveaxis(np.ascontiguousarray(np.moveaxis(VIEWS[view](whole), 0, -1)), -1, 0))
+    rounded = {2: 1e-2}.get(whole.itemsize, 1e-6) if "mode" in options else 0
+    for side in ("end", "begin"):
+        with fenced(side):
+            found = call(VIEWS[view](whole.copy()))
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=rounded)

@@ -5,7 +5,7 @@ from numba.types import UniTuple
 
 from .compile import routine
 from .lanes.memory import load_i32, load_i64
-from .lanes.reduction import cell_bytes, lane_count
+from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
 
 # Fields of the descriptor, an array of int64 that the launcher fills. *_AT are addresses, *_STEP are bytes.
 (
@@ -66,6 +66,8 @@ ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)
 LEVEL_BYTES = 64
 # Of `STREAM`: past the caches at once, or a line at a time beside other work; or into lines that are fetched beside it.
 PAST_CACHES, BESIDE, FETCHED = 1, 2, 3
+STAGED_BYTES = 512  # of a channel
+STAGING_BYTES = 2 * SHUFFLE_BYTES * STAGED_BYTES + SHUFFLE_BYTES  # of as many as 8 bits transpose, and what is behind
 POWER = 32  # the powers of two of a block of cells, in one number
 EVERYTHING = (-(2**31), 2**31, -(2**31), 2**31)  # a box, that is rows from and to, columns from and to
 
@@ -112,6 +114,12 @@ def grid_at(level, y_edges, x_edges):
 def scratch_at(desc, worker):
     """Find a worker's memory."""
     return load_i64(desc, SCRATCH_AT) + worker * load_i64(desc, SCRATCH_STEP)
+
+
+@routine(types.int64)
+def staging_at(desc, tile):
+    """Find the last of a worker's memory, which begins with its tile: where cells are staged, see `pack`."""
+    return tile + load_i64(desc, SCRATCH_STEP) - STAGING_BYTES
 
 
 @routine(UniTuple(types.int64, 3))

@@ -34,6 +34,7 @@ from .descriptor import (
     map_of,
     row_at,
     scratch_of,
+    staging_at,
     windows_of,
 )
 from .lanes.accumulators import add_bin, load_accumulator, store_accumulator
@@ -69,7 +70,8 @@ def reduce_parts(desc, tile, more, bins, y_edges, x_edges, box, y0, y1, map_, ad
         while left == x0 or left < x1:
             right = min(left + wide, x1)
             if not shared and not raw:
-                pack(tile, map_, address, channel, channels, top, bottom, left, right, t)
+                place = (staging_at(desc, tile), tile, map_, address, channel, channels)
+                pack(*place, top, bottom, left, right, t)
                 step = (right - left) * across
                 cells = tile - top * step - left * across
             held = top > y0 or left > x0

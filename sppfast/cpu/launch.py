@@ -622,7 +622,7 @@ def _lay_out(
     bins = grids.bins + SPILL
     some = min(bands, 2)  # the bins of a band, and those of all before it
     step = tile * kernel.cell_bytes + more + bins * (some * blocks * kernel.bin_bytes + places * kernel.result_bytes)
-    step = (-(-step // LINE_BYTES) + 1) * LINE_BYTES
+    step = (-(-(step + descriptor.STAGING_BYTES) // LINE_BYTES) + 1) * LINE_BYTES
     values = {
         **map_fields(maps),
         **level_fields(grids),

@@ -321,7 +321,7 @@ def gather_level(desc, number, row, tile, bins, waiting, beside, map_, address, 
             group, taps = min(found - held, room), y_taps + held * TAP_BYTES
             for i in range(0 if shared else group):
                 at = load_i64(taps, 2 * i)
-                pack(tile + i * line, map_, address, channel, channels, at, at + 1, left, left + wide, t)
+                pack(0, tile + i * line, map_, address, channel, channels, at, at + 1, left, left + wide, t)
             for x in range(columns):
                 first, there = first_tap(x_record, x), first_tap(x_record, x + 1) - first_tap(x_record, x)
                 whole = there > 0 and found > 0 and found == 2 * y_samples and there == 2 * x_samples
@@ -356,7 +356,7 @@ def run_gather(desc, task, worker, t):
     waits, before, waiting = can_wait(desc, channel, t), -1, flat + load_i64(desc, BINS) * result_bytes(t)
     if load_i64(desc, SHARED) and first < last:
         height, width = load_i64(map_, 1), load_i64(map_, 2)
-        pack(tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
+        pack(0, tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
     for i in range(first, last):
         row = row_at(desc, i)
         prefetch_ends(desc, row, channel, t)
@@ -413,7 +413,7 @@ def pack_grads(desc, level, row, cells, run, channel, t):
     store_i64(run, 4, count * item)
     store_i64(run, 5, item)
     grad = load_i64(desc, GRAD_AT) + row * load_i64(desc, GRAD_STEP) + channels * first * item
-    pack(cells, run, grad, channel, channels, 0, 1, 0, count, t)
+    pack(0, cells, run, grad, channel, channels, 0, 1, 0, count, t)
 
 
 @routine()
