@@ -91,15 +91,15 @@ def pool_backward(
     kept, maps = take(x, mode, layout, indices)
     threads = check_workers(workers)
     plan = plan_of(maps, pyramid, mode)
-    rows = take_grad(grad, pyramid, maps, maps.count, layout, maps.single)
+    rows = take_grad(grad, pyramid, maps, maps.count, layout, maps.single, workers=threads)
     if mode == "avg":
-        targets = Targets(out, kept, maps, layout, [rows])
+        targets = Targets(out, kept, maps, layout, [rows], workers=threads)
         backend("weigh").spread_maps(rows, in_single(maps), plan, targets.planes, threads)
         return targets.present()
     if indices is None:
         indices = pool(x, pyramid.levels, bins=bins, layout=layout, return_indices=True, workers=workers)[1]
     places = take_indices(indices, pyramid, maps, maps.count, layout, maps.single)
-    targets = Targets(out, kept, maps, layout, [rows, places])
+    targets = Targets(out, kept, maps, layout, [rows, places], workers=threads)
     _scatter_maxima(rows, places, maps, plan, targets, threads)
     return targets.present()
 
@@ -154,17 +154,17 @@ def roi_pool_backward(
     threads, taken = check_workers(workers), take_rois(rois, batch_index, maps.count)
     every = slice(0, len(taken))
     plan = backend("windows").plan_windows(every, pyramid, taken, maps, where, rounding, mode != "avg")
-    rows = take_grad(grad, pyramid, maps, len(plan.index), layout)
+    rows = take_grad(grad, pyramid, maps, len(plan.index), layout, workers=threads)
     if mode == "avg":
-        targets = Targets(out, kept, maps, layout, [rows])
+        targets = Targets(out, kept, maps, layout, [rows], workers=threads)
         backend("weigh").spread_means(rows, in_single(maps), plan, targets.planes, threads)
         return targets.present()
     if indices is not None:
         places = take_indices(indices, pyramid, maps, len(plan.index), layout)
-        targets = Targets(out, kept, maps, layout, [rows, places])
+        targets = Targets(out, kept, maps, layout, [rows, places], workers=threads)
         _scatter_maxima(rows, places, maps, plan, targets, threads)
         return targets.present()
-    targets = Targets(out, kept, maps, layout, [rows, *(kept if maps.ragged else [kept])])
+    targets = Targets(out, kept, maps, layout, [rows, *(kept if maps.ragged else [kept])], workers=threads)
     dtypes = result_dtypes(maps, "argmax")
     size = rows.shape[1] * (rows.itemsize + sum(dtype.itemsize for dtype in dtypes))
     room = max(PART_BYTES, (rows.nbytes + sum(array.nbytes for array in targets.arrays)) // PARTS)
@@ -236,14 +236,14 @@ def roi_align_backward(
     kept, maps = take(x, mode, layout, None)
     threads = check_workers(workers)
     samples = plan_samples(pyramid, rois, batch_index, maps, where, sampling_ratio, aligned)
-    rows = take_grad(grad, pyramid, maps, len(samples.index), layout)
+    rows = take_grad(grad, pyramid, maps, len(samples.index), layout, workers=threads)
     sources = kept if maps.ragged else [kept]
-    targets = Targets(out, kept, maps, layout, [rows, *sources])
+    targets = Targets(out, kept, maps, layout, [rows, *sources], workers=threads)
     if mode == "avg":
         backend("weigh").spread_means(rows, in_single(maps), samples, targets.planes, threads)
         return targets.present()
     if maps.dtype.itemsize == 2:
-        sources = [array.astype(np.float32) for array in sources]
+        sources = [_converted(array, in_single(maps).dtype, np, threads) for array in sources]
         kept, maps = take_maps(sources if maps.ragged else sources[0], layout)
     backend("weigh").scatter_peaks(rows, kept, maps, samples, targets.planes, threads)
     return targets.present()
@@ -296,13 +296,27 @@ def _as_array(name: str, value: Any, xp: ModuleType) -> Any:
 
 
 def take_grad(
-    grad: Any, pyramid: Pyramid, maps: Maps, count: int, layout: str, single: bool = False, xp: ModuleType = np
+    grad: Any,
+    pyramid: Pyramid,
+    maps: Maps,
+    count: int,
+    layout: str,
+    single: bool = False,
+    xp: ModuleType = np,
+    workers: int | None = None,
 ) -> Any:
     """Take a gradient in either of its forms as rows, in the precision that it is summed in."""
     rows = _take_rows("grad", grad, pyramid, maps, count, layout, single, xp)
     if rows.dtype.newbyteorder("=") != maps.dtype:
         raise TypeError(f"grad: expected dtype {maps.dtype} as the maps, got {rows.dtype}")
-    return xp.ascontiguousarray(rows, dtype=in_single(maps).dtype)
+    return _converted(xp.ascontiguousarray(rows), in_single(maps).dtype, xp, workers)
+
+
+def _converted(array: Any, dtype: np.dtype[Any], xp: ModuleType, workers: int | None) -> Any:
+    """Give an array of floats a dtype: halves that of float32, or back, by our own threads."""
+    if xp is np and array.dtype.isnative and {array.itemsize, dtype.itemsize} == {2, 4}:
+        return backend("weigh").convert(array, dtype, workers)
+    return array.astype(dtype, copy=False)
 
 
 def take_indices(
@@ -321,9 +335,16 @@ class Targets:
     """Where gradients are written: planes, contiguous (C, H, W) arrays of the library `xp`, one for each map."""
 
     def __init__(
-        self, out: Any, kept: Any, maps: Maps, layout: str, sources: Sequence[Any], xp: ModuleType = np
+        self,
+        out: Any,
+        kept: Any,
+        maps: Maps,
+        layout: str,
+        sources: Sequence[Any],
+        xp: ModuleType = np,
+        workers: int | None = None,
     ) -> None:
-        self.maps, self.layout, self.xp = maps, layout, xp
+        self.maps, self.layout, self.xp, self.workers = maps, layout, xp, workers
         dtype = in_single(maps).dtype
         shapes = [array.shape for array in kept] if maps.ragged else [kept.shape]
         self.outs = _check_outs(out, shapes, maps, xp)
@@ -339,7 +360,7 @@ class Targets:
 
     def present(self) -> Any:
         """Give the gradients the form of the maps."""
-        results = [array.astype(self.maps.dtype, copy=False) for array in self.arrays]
+        results = [_converted(array, self.maps.dtype, self.xp, self.workers) for array in self.arrays]
         results = [array if self.layout == "NCHW" else self.xp.moveaxis(array, -3, -1) for array in results]
         if self.outs:
             for out, result in zip(self.outs, results, strict=True):

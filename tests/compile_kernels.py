@@ -5,7 +5,7 @@ import multiprocessing
 
 from sppfast.arrays import DTYPES
 from sppfast.cores import available_cores
-from sppfast.cpu import kernels, scatter, taps
+from sppfast.cpu import halves, kernels, scatter, taps
 from sppfast.cpu.descriptor import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from sppfast.cpu.launch import kernel_of
 
@@ -26,6 +26,7 @@ if __name__ == "__main__":
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate], ("",)),
         *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map], ("",)),
         *itertools.product(SINGLES, ("avg",), (1,), [scatter.build], ("",)),
+        *itertools.product(HALVES, ("avg",), (0,), [halves.build], (halves.WIDEN, halves.NARROW)),
     ]
     jobs = {(*names, kernel_of(*names, narrow, build).narrow, build, way) for *names, narrow, build, way in asked}
     with multiprocessing.get_context("spawn").Pool(available_cores(), maxtasksperchild=48) as pool:

@@ -2,7 +2,19 @@
 
 import numpy as np
 import pytest
-from helpers import LAYOUTS, MODES, ROUNDINGS, assert_equal, in_layout, level_lists, make, make_rois, maps, windows
+from helpers import (
+    LAYOUTS,
+    MODES,
+    ROUNDINGS,
+    assert_equal,
+    dtype_of,
+    in_layout,
+    level_lists,
+    make,
+    make_rois,
+    maps,
+    windows,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,6 +198,24 @@ def test_dtypes(pair, dtype, rng):
     tolerance = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 1e-5, "float64": 1e-13}[dtype]
     wrong = np.abs(got.astype(np.float64) - deep) > tolerance * (4 + np.abs(deep))
     assert wrong.mean() < 0.02  # a coordinate of float32 can put a sample into the next cell, a tie elsewhere
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_become_float32_and_back(rng, dtype):
+    """As NumPy does it, which takes longer: of any size, every number, and every one halfway between two."""
+    dtype, single = dtype_of(dtype), np.dtype(np.float32)
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    np.testing.assert_array_equal(weigh.convert(every, single, 2), every.astype(single))
+    positive = every[: every.tolist().index(np.inf)].astype(np.float64)
+    halfway = np.repeat((positive[1:] + positive[:-1]) / 2, 3).astype(single)
+    halfway[::3], halfway[2::3] = np.nextafter(halfway[::3], -np.inf), np.nextafter(halfway[2::3], np.inf, dtype=single)
+    numbers = np.concatenate([halfway, -halfway, rng.integers(0, 2**32, 2**17, dtype=np.uint32).view(single)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        wanted = numbers.astype(dtype)
+    for size in (0, 1, 31, 32, 33, 1000, 2**15 + 1, numbers.size):
+        found = weigh.convert(numbers[:size], dtype, 2)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found.astype(single), wanted[:size].astype(single))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import LINE_BYTES, Maps, address_of
+from ..memory import allocate
 from ..plan import Plan, Samples
-from . import descriptor, scatter, taps
+from . import descriptor, halves, scatter, taps
 from .descriptor import ROWS
+from .lanes.reduction import HALVES
 from .launch import (
     SERIAL_ITEMS,
     SPILL,
@@ -288,6 +290,20 @@ def _run(
     set_fields(values, fields | places | {descriptor.SCRATCH_STEP: step})
     launch = Launch(kernel.address(), values, tasks, items, step, order)
     run(launch, launch.fields, workers)
+
+
+def convert(source: NDArray[Any], dtype: np.dtype[Any], workers: int | None) -> NDArray[Any]:
+    """Turn halves into float32, or float32 into halves."""
+    if source.size < HALVES:
+        return source.astype(dtype)
+    source, target = np.ascontiguousarray(source), allocate(source.shape, dtype)
+    widens, tasks = source.itemsize == 2, -(-source.size // halves.TASK_NUMBERS)
+    kernel = kernel_of((source.dtype if widens else dtype).name, "avg", 0, halves.build)
+    places = {descriptor.BASE_AT: address_of(source), descriptor.OUT_AT: address_of(target)}
+    fields = fill_fields(places | {descriptor.WINDOWS: source.size})
+    address = kernel.address(halves.WIDEN if widens else halves.NARROW)
+    run(Launch(address, fields, tasks, source.size, scratch_bytes=0, order=None), fields, workers)
+    return target
 
 
 def _index_of(plan: Plan | Samples, maps: Maps) -> NDArray[np.int64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from llvmlite import ir
 from numba.core import cgutils
 
@@ -85,6 +87,17 @@ def to_result(builder: ir.IRBuilder, value: ir.Value, t: Reduction) -> ir.Value:
     if t.out_bits == 32:
         return view(builder, builder.fptrunc(value, single), I32)
     return (_to_bfloat16 if t.dtype == "bfloat16" else _to_float16)(builder, value)
+
+
+def single_to_half(builder: ir.IRBuilder, single: ir.Value, t: Reduction) -> ir.Value:
+    """Round any float32 to the bits of a half: what no mean is, a NaN of any digits or too large a number, too."""
+    is_number = builder.fcmp_ordered("ord", single, single)
+    single = builder.select(is_number, single, constant(single.type, math.nan))
+    if t.dtype == "float16":
+        for compare, limit in ((">=", 65520.0), ("<=", -65520.0)):
+            is_too_large = builder.fcmp_ordered(compare, single, constant(single.type, limit))
+            single = builder.select(is_too_large, constant(single.type, math.copysign(math.inf, limit)), single)
+    return to_result(builder, builder.fpext(single, ir.VectorType(F64, single.type.count)), t)
 
 
 def limited(builder: ir.IRBuilder, value: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:

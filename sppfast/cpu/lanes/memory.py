@@ -9,9 +9,9 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ...arrays import LINE_BYTES
-from .conversions import limited, to_cell, to_double, to_result
+from .conversions import limited, single_to_half, to_cell, to_double, to_result
 from .llvm import F32, F64, I32, I64, constant, load, splat, store
-from .reduction import SHUFFLE_BYTES
+from .reduction import HALVES, SHUFFLE_BYTES
 
 
 def _load_item(name: str, bits: int) -> Any:
@@ -135,6 +135,30 @@ def store_number(typingctx: Any, address: Any, value: Any, t: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float64, t), codegen
+
+
+@intrinsic
+def widen_line(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
+    """Copy a line of halves as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = load(builder, args[1], ir.VectorType(ir.IntType(t.bits), HALVES))
+        store(builder, args[0], builder.fptrunc(to_double(builder, bits, t), ir.VectorType(F32, HALVES)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
+
+
+@intrinsic
+def narrow_line(typingctx: Any, target: Any, source: Any, t: Any) -> Any:
+    """Round float32 to a line of halves."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        singles = load(builder, args[1], ir.VectorType(F32, HALVES))
+        store(builder, args[0], single_to_half(builder, singles, t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, t), codegen
 
 
 @intrinsic

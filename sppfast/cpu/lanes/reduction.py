@@ -15,6 +15,7 @@ from .llvm import F64, I64, has_feature
 
 CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four registers of AVX2
 SUMMED_LANES = 16  # columns that are summed over rows at a time
+HALVES = 32  # that are converted at a time: a cache line
 SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
 
 # dtype: bits, what the bits are, bits of infinity (floats)
