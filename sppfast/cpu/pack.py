@@ -23,8 +23,8 @@ def crowds(channel_step, t):
 
 
 @routine()
-def stage_row(target, source, size, behind):
-    """Copy a row of so many bytes; if it is shorter than a part, with what lies behind it, if that may be read."""
+def copy_bytes(target, source, size, behind):
+    """Copy so many bytes; of less than a part also what lies `behind` them, if that may be read and written."""
     i = 0
     while i <= size - LINE_BYTES:
         copy_line(target + i, source + i)
@@ -45,7 +45,7 @@ def stage_rows(target, source, row_step, rows, size, ahead):
     Each but the last may be read further than it goes: the next one, which is copied over that, lies behind it.
     """
     for i in range(rows):
-        stage_row(target + i * size, source + i * row_step, size, i < rows - 1 and row_step >= SHUFFLE_BYTES)
+        copy_bytes(target + i * size, source + i * row_step, size, i < rows - 1 and row_step >= SHUFFLE_BYTES)
     for i in range(0, size if ahead else 0, LINE_BYTES):
         prefetch_read(source + ahead + i)
 

@@ -26,7 +26,7 @@ from .descriptor import (
     STREAM,
     row_at,
 )
-from .lanes.memory import copy_byte, copy_line, copy_part, load_i64, prefetch_write, stream_line
+from .lanes.memory import copy_byte, copy_part, load_i64, prefetch_write, stream_line
 from .lanes.reduction import (
     SHUFFLE_BYTES,
     accumulator_bytes,
@@ -40,6 +40,7 @@ from .lanes.reduction import (
     reduced_bytes,
 )
 from .lanes.transposition import store_lanes, transpose_index, transpose_out, transpose_pairs
+from .pack import copy_bytes
 
 
 @routine()
@@ -164,15 +165,7 @@ def copy_run(target, source, size, stream):
         while i <= size - LINE_BYTES:
             stream_line(target + i, source + i)
             i += LINE_BYTES
-    while i <= size - LINE_BYTES:
-        copy_line(target + i, source + i)
-        i += LINE_BYTES
-    while i <= size - SHUFFLE_BYTES:
-        copy_part(target + i, source + i)
-        i += SHUFFLE_BYTES
-    while i < size:
-        copy_byte(target + i, source + i)
-        i += 1
+    copy_bytes(target + i, source + i, size - i, False)
 
 
 @routine()
