@@ -115,7 +115,8 @@ def status(name):
 def measure(name, scale):
     """Bytes of the arguments, of the result, and how much more than before the call was in use at its worst moment."""
     call, _ = OPERATORS[name](1)
-    call()  # code and threads are there
+    for _ in range(3):
+        call()  # code and threads are there, and the memory of each thread, which may have come too late for one call
     del call, _
     call, read = OPERATORS[name](scale)
     sppfast.memory._kept.clear()
