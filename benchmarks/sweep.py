@@ -119,6 +119,7 @@ def curves_of(base: Work, modes: dict, dtypes: tuple[str, ...]) -> list[Curve]:
         Curve(f"{name}, map sides, 256 channels", base, "size", square(SIDES[:-3]), THREAD_COUNTS),
         Curve(f"{name}, map sides, 3 channels", replace(base, channels=3), "size", square(SIDES), LAYOUTS),
         Curve(f"{name}, map sides about powers of 2", parts, "size", square(ABOUT_POWERS), of_dtypes),
+        Curve(f"{name}, map sides, layouts", replace(base, channels=128), "size", square(SIDES[:-3]), LAYOUTS),
         Curve(f"{name}, channels", base, "channels", CHANNELS, LAYOUTS),
         Curve(f"{name}, channels, maps of 7 x 7", replace(base, size=(7, 7)), "channels", CHANNELS, modes),
         Curve(f"{name}, batch", replace(base, channels=64, size=(13, 13)), "batch", BATCHES, THREAD_COUNTS),
@@ -136,6 +137,7 @@ def curves_of_windows(base: Work, modes: dict) -> list[Curve]:
         Curve(f"{name}, windows", some, "windows", WINDOWS, modes),
         Curve(f"{name}, windows, 3 channels", replace(base, channels=3), "windows", WINDOWS, THREAD_COUNTS),
         Curve(f"{name}, windows, map of 200 x 304", large, "windows", WINDOWS, THREAD_COUNTS),
+        Curve(f"{name}, windows, map of 200 x 304, layouts", large, "windows", WINDOWS[:-1], LAYOUTS),
     ]
 
 

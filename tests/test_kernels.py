@@ -710,6 +710,13 @@ def align_means(*arguments, out, indices, **options):
     return sppfast.roi_align(*arguments, **options, out=out), indices
 
 
+def align_maxima(*arguments, out, indices, **options):
+    return sppfast.roi_align(*arguments, **options, mode="max", out=out), indices
+
+
+FLOAT_RESULTS = pool_means, align_means, align_maxima  # also of integers
+
+
 @pytest.mark.parametrize("pool", [pool_maxima, find_maxima, pool_means, align_means])
 def test_windows_past_the_near_caches_are_pooled_by_place(rng, monkeypatch, forget, maps, pool):
     rois, batch_index = windows(rng, 300, "sppnet"), rng.integers(0, 2, 300)
@@ -760,8 +767,7 @@ def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels
         monkeypatch.setattr(launch, "AREA_CELLS", cells)
         monkeypatch.setattr(launch, "PAIR_CELLS", cells)
         forget()
-        is_mean = pool in (pool_means, align_means)
-        kind = np.dtype(np.float32) if dtype == "int8" and is_mean else x.dtype
+        kind = np.dtype(np.float32) if dtype == "int8" and pool in FLOAT_RESULTS else x.dtype
         out, indices = allocate(kind, shift), allocate(np.dtype(np.int32), shift)
         return pool(x, rois, levels, batch_index=batch_index, out=out, indices=indices)
 
@@ -770,6 +776,51 @@ def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels
     for way, shift, cells in itertools.product(ways, (0, 1), (1, 10**6)):
         for result, expected in zip(call(0, *way, shift, cells), plain, strict=True):
             np.testing.assert_array_equal(result, expected)
+
+
+SIDE_BY_SIDE = [
+    ((2, 33, 40, 60), 7),
+    ((2, 100, 40, 60), (3, (1, 2))),
+    ((1, 257, 30, 90), (6, 3, 2, 1)),
+    ((1, 1030, 20, 30), 7),
+    ((1, 272, 190, 180), 7),  # of float32 no cache holds it: sums, too, are of all channels at once
+]
+
+
+@pytest.mark.parametrize("pool", [pool_maxima, find_maxima, pool_means, align_means, align_maxima])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
+@pytest.mark.parametrize(("shape", "levels"), SIDE_BY_SIDE, ids=str)
+def test_windows_are_read_where_they_lie(rng, monkeypatch, shape, levels, dtype, pool):
+    """All channels at once, if they lie side by side: the bits are those of channels apart. Beside fences."""
+    x = make(rng, shape, dtype, "spread")
+    rois, batch_index = make_rois(rng, 30, (32 * shape[2], 32 * shape[3])) / 2, rng.integers(0, shape[0], 30)
+    rois[:25, 2:] = rois[:25, :2] + rng.uniform(0, 100, (25, 2))
+    rois[25] = 0, 0, 16 * shape[3], 16 * shape[2]
+    groups = []
+
+    def run(kind, fields, workers, run=launch.run):
+        groups.append(fields[descriptor.GROUP])
+        run(kind, fields, workers)
+
+    monkeypatch.setattr(launch, "RAW_TIMES", 2**20)  # windows share no tile
+    for module in (launch, weigh):
+        monkeypatch.setattr(module, "run", run)
+
+    def call(x, layout):
+        groups.clear()
+        result = np.float32 if dtype == "int8" and pool in FLOAT_RESULTS else x.dtype
+        outs = [np.zeros((30, sppfast.Pyramid(levels).output_length(shape[1])), kind) for kind in (result, np.int32)]
+        return pool(x, rois, levels, batch_index=batch_index, layout=layout, out=outs[0], indices=outs[1])
+
+    apart, block = call(x, "NCHW"), max(groups)
+    for side in ("end", "begin"):
+        with fenced(side):
+            beside = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        for a, b in zip(call(beside, "NHWC"), apart, strict=True):
+            np.testing.assert_array_equal(a, b)
+    are_summed_at_once = shape[2] > 100 and dtype in ("float32", "float64")
+    if shape[1] > 128 and (pool is not pool_means or are_summed_at_once):
+        assert max(groups) > block
 
 
 @pytest.mark.parametrize(("workers", "way"), [(1, "FETCHED"), (4, "FETCHED"), (5, "BESIDE"), (None, "BESIDE")])

@@ -59,7 +59,7 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     AREAS,  # bytes of the table of areas that is made of the tile, for sums, and of its bounds; 0: none
     FIELDS,
 ) = range(49)
-SHARED_WAY, ROWS_WAY, PARTS_WAY = "shared", "rows", "parts"
+SHARED_WAY, ROWS_WAY, PARTS_WAY, RAW_WAY = "shared", "rows", "parts", "raw"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
 ROWS, COLUMNS, FIRST, Y_EDGES, X_EDGES, FINER, TALL, WIDE = range(8)

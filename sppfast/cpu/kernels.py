@@ -21,6 +21,7 @@ from .descriptor import (
     CHUNKS,
     EVERYTHING,
     GROUP,
+    LEVELS,
     MERGE,
     PARTS_WAY,
     POWERS_AT,
@@ -45,6 +46,8 @@ from .reduce import finish_bins, reduce_bins, reduce_raw, reduce_shared, settle_
 from .rows import goes_by_rows, reduce_by_rows
 from .sums import SUM_CELLS, shares_sums, sum_patches, sum_raw, sum_runs
 from .write import can_wait, copy_window, lines_beside, other_row, prefetch_ends, transpose_levels
+
+FAR_MAP_BYTES = 2**25  # of a map that no cache holds
 
 
 @routine()
@@ -105,16 +108,21 @@ def sum_window(desc, tile, more, held, longer, bins, y_edges, x_edges, map_, lin
 
 
 @routine(types.boolean)
-def reads_at_once(desc, map_, t):
-    """Tell whether the channels of a cell lie side by side, and fill the lanes of a block."""
-    return load_i64(map_, 3) == item_bytes(t) and load_i64(desc, CHANNELS) >= lane_count(t)
+def sums_at_once(desc, map_, x_edges):
+    """Tell whether a window is summed cell by cell, all channel blocks at once: where that is the order of parts, too.
+
+    It takes more loads and stores, and pays where a map is read from memory.
+    """
+    wide, size = load_i32(x_edges, 1) - load_i32(x_edges, 0), load_i64(map_, 1) * abs(load_i64(map_, 4))
+    return load_i64(desc, LEVELS) == 1 and wide <= SUM_CELLS and size >= FAR_MAP_BYTES
 
 
 @routine(only=lambda t: t.way == PARTS_WAY or t.mode == "avg")
 def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, blocks, t):
     """Reduce the rows [y0, y1) of a window that shares no tile: some channel blocks.
 
-    Where channels lie side by side the last block reaches back over the one before it, so that it has all lanes, too.
+    Where channels lie side by side the last block reaches back over the one before it, so that it has all lanes, too,
+    and all blocks are reduced at once, if they may be.
     """
     at_once, done = reads_at_once(desc, map_, t), 0
     last = load_i64(desc, CHANNELS) - (lane_count(t) if at_once else 1)
@@ -122,12 +130,18 @@ def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, y0, y1, ma
         place = (bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, last)
         if is_sum(t):
             done = sum_raw(desc, more, blocks, *place, t)
-        else:
+        if not is_sum(t) or (not done and sums_at_once(desc, map_, x_edges)):
             reduce_raw(desc, blocks, *place, t)
             done = blocks
     for i in range(done, blocks):
         place = (EVERYTHING, y0, y1, map_, address, min(channel + i * lane_count(t), last))
         reduce_parts(desc, tile, more, bins + i * bins_step, y_edges, x_edges, *place, t)
+
+
+@routine(types.boolean)
+def reads_at_once(desc, map_, t):
+    """Tell whether the channels of a cell lie side by side, and fill the lanes of a block."""
+    return load_i64(map_, 3) == item_bytes(t) and load_i64(desc, CHANNELS) >= lane_count(t)
 
 
 @routine(types.int64)

@@ -48,7 +48,8 @@ AREA_CELLS = 2.5  # to add a cell to a table of areas of 32 bits, as so many
 LEVELS_CELLS = 1.6  # a cell of windows of several levels takes so many times as long without such a table
 FAR_AREA_BYTES = 2**21  # of a table of which it costs more: as many times as it is larger than that
 AREA_BYTES = 2**23  # of the largest
-RAW_TIMES = 3  # a cell that is packed to be summed, to one whose channels lie side by side and that is summed there
+RAW_TIMES = 2  # as long takes a cell that is packed as one whose channels lie side by side, and that is reduced there
+FAR_RAW_TIMES = 4  # for each second-level cache that the tile is as large as: then channels are not packed in order
 MANY_CELLS = 2**62
 ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows, where a bin takes no more work than a maximum
@@ -235,13 +236,13 @@ def count_chunks(windows: int, tasks: int, cells: int, bins: int, packed: int) -
     All windows have so many `cells`, and each so many `bins`; each part packs so many cells again. To keep all
     cores at work a part may take as long as that; for more parts the bins alone must take several times as long.
     """
-    cores, packed, bins = available_cores(), max(packed, 1), BIN_CELLS * bins * windows
-    needed = min(-(-cores // tasks), windows, (cells + bins) // packed)
-    more = min(-(-TASKS_PER_CORE * cores // tasks), windows // CHUNK_WINDOWS, bins // (PACK_TIMES * packed))
+    enough, packed, bins = available_cores() if packed else enough_tasks(), max(packed, 1), BIN_CELLS * bins * windows
+    needed = min(-(-enough // tasks), windows, (cells + bins) // packed)
+    more = min(-(-enough_tasks() // tasks), windows // CHUNK_WINDOWS, bins // (PACK_TIMES * packed))
     return max(1, needed, more)
 
 
-def _enough_tasks() -> int:
+def enough_tasks() -> int:
     """Count the tasks that keep all cores at work."""
     return max(TASKS_PER_CORE * available_cores(), 1)
 
@@ -265,7 +266,6 @@ class Way:
     name: str
     map_cells: int = 0  # of the windows of a map, at least
     window_cells: int = 0  # of a window, at least, as a mean
-    group: int = 0  # channels of a task, unless all windows are reduced by rows
     has_room: bool = False  # for a second tile
 
 
@@ -311,22 +311,22 @@ def _count_vectors(maps: Maps, plan: Plan, kernel: Kernel, cells: int) -> int:
 def _launch_few(maps: Maps, grids: Grids, way: Way, takes_areas: bool) -> Launch:
     """Lay out what is the same for all few windows of a map."""
     areas_bytes = _areas_bytes(maps, way.kernel) if takes_areas else 0
-    address, laid_out, step = _lay_out(maps, grids, way, way.group, 1, areas_bytes, False, 0, 1)
+    group = _group_window_channels(maps, grids, way, False, 1, enough_tasks())
+    address, laid_out, step = _lay_out(maps, grids, way, group, 1, areas_bytes, False, 0, 1)
     fields = laid_out[:]
     fields[descriptor.CHUNKS] = 1
     fields[descriptor.ROW_MAP_CELLS] = _sums_by_rows_from(maps) if way.kernel.is_sum else 0
-    return Launch(address, fields, -(-maps.channels // way.group), 0, step, None)
+    return Launch(address, fields, -(-maps.channels // group), 0, step, None)
 
 
 def _order(maps: Maps, plan: Plan, way: Way, packed: int) -> Order:
     """Order windows: by map, and where it pays by place and by what their bins are made of."""
     assert plan.index is not None
-    kernel, choice, first = way.kernel, None, None
+    kernel, choice = way.kernel, None
     if maps.count == 1 and plan.starts_at and _count_vectors(maps, plan, kernel, plan.cells) < ORDERED_ITEMS:
         return Order(plan.index, 0, plan.starts_at)
+    first = by_place(plan.edges[:, 0], plan.edges[:, 1]) if is_far(maps, kernel) else None
     if way.name == SHARED_WAY:
-        if is_far(maps, kernel):
-            first = by_place(plan.edges[:, 0], plan.edges[:, 1])
         if kernel.mode in BLOCK_MODES:
             choice = blocks_of(plan.grids, packed, way.has_room)
         elif kernel.is_sum and way.has_room and maps.widest <= SUM_CELLS:
@@ -337,7 +337,7 @@ def _order(maps: Maps, plan: Plan, way: Way, packed: int) -> Order:
 def _choose_way(maps: Maps, plan: Plan, mode: str) -> Way:
     """Choose the first way for which windows have cells enough."""
     assert plan.index is not None
-    cells, used, windows = plan.cells, _count_used(maps, plan.index), len(plan.index)
+    cells, used, windows = plan.cells, count_used(maps, plan.index), len(plan.index)
     *ways, last = _ways(maps, plan.grids, mode)
     for way in ways:
         if cells >= used * way.map_cells and cells >= windows * way.window_cells:
@@ -355,17 +355,16 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
             few = _kernel(maps, own_mode, True)
             if kernel.is_sum and few.lanes < kernel.lanes and _areas_bytes(maps, kernel) > SECOND_BYTES:
                 # A table that leaves the near caches costs more than to write few lanes at a time.
-                ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, grids, few), 0, few.lanes))
+                ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, grids, few)))
             has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
-            ways.append(Way(kernel, SHARED_WAY, least, 0, kernel.lanes, has_room))
+            ways.append(Way(kernel, SHARED_WAY, least, has_room=has_room))
     if not apart.is_sum:
         # Where channels fill the lanes it pays for windows that are half of their map: of others rows are too short.
         part = maps.largest // 2 if maps.channels >= apart.lanes else 0
-        ways.append(Way(apart, ROWS_WAY, 0, max(_rows_from(maps, grids, apart), part), apart.lanes))
+        ways.append(Way(apart, ROWS_WAY, 0, max(_rows_from(maps, grids, apart), part)))
     elif maps.largest >= _sums_by_rows_from(maps):  # the kernel sees to each window
-        ways.append(Way(apart, ROWS_WAY, 0, 0, apart.lanes))
-    group = apart.lanes if apart.is_sum else _group_channels(maps, apart, PARTS_WAY, False, 1)
-    return [*ways, Way(apart, PARTS_WAY, 0, 0, group)]
+        ways.append(Way(apart, ROWS_WAY))
+    return [*ways, Way(apart, PARTS_WAY)]
 
 
 def _band_cells(maps: Maps, grids: Grids, kernel: Kernel, at_once: bool) -> int:
@@ -375,6 +374,16 @@ def _band_cells(maps: Maps, grids: Grids, kernel: Kernel, at_once: bool) -> int:
     if at_once:
         size = max(times * BAND_BYTES // maps.channels, 2 * bins // kernel.lanes)
     return max(size // maps.dtype.itemsize, 1)
+
+
+def _are_far(maps: Maps) -> bool:
+    """Tell whether one of the maps is so large that no cache holds it."""
+    return maps.largest * maps.channels * maps.dtype.itemsize >= kernels.FAR_MAP_BYTES
+
+
+def reads_at_once(maps: Maps, kernel: Kernel) -> bool:
+    """Tell whether the channels of all cells lie side by side, and fill the lanes of a block."""
+    return maps.channels >= kernel.lanes and bool(_side_by_side(maps).all())
 
 
 def _side_by_side(maps: Maps) -> NDArray[np.bool_]:
@@ -445,15 +454,15 @@ def choose_lanes(
 ) -> tuple[Kernel, bool]:
     """Choose a kernel, and whether it packs a map once for all of its windows, or their `cells` for each by itself."""
     shared, least, apart = _lanes(maps, mode, build)
-    return (shared, True) if shared is not None and cells >= _count_used(maps, index) * least else (apart, False)
+    return (shared, True) if shared is not None and cells >= count_used(maps, index) * least else (apart, False)
 
 
 def is_far(maps: Maps, kernel: Kernel) -> bool:
-    """Tell whether a tile leaves the near caches: then it pays to pool windows by place."""
+    """Tell whether a channel block of a map leaves the near caches: then it pays to pool windows by place."""
     return maps.largest * kernel.cell_bytes > SECOND_BYTES
 
 
-def _count_used(maps: Maps, index: NDArray[np.int64]) -> int:
+def count_used(maps: Maps, index: NDArray[np.int64]) -> int:
     """Count the maps that have windows."""
     return 1 if maps.count == 1 else int(np.count_nonzero(np.bincount(index)))
 
@@ -469,25 +478,24 @@ def _lanes(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Kernel | N
         kernel = _kernel(maps, mode, bool(narrow), build)
         size, most = maps.largest * kernel.cell_bytes, SHARED_BYTES if narrow else min(WIDE_SHARED_BYTES, SHARED_BYTES)
         if size <= most and maps.largest <= kernel.most_cells:
-            return kernel, _shared_from(maps, kernel), apart
+            return kernel, _shared_from(maps, kernel, apart), apart
     return None, MANY_CELLS, apart
 
 
-def _shared_from(maps: Maps, kernel: Kernel) -> int:
+def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
     """Count the cells of windows from which on it is less work to pack their map once.
 
     By itself a cell costs twice as much; but in a tile that leaves the near caches it does, too, and so it does in the
-    tables that means are made from.
+    tables that means are made from. Where channels lie side by side a window is reduced where it lies, by itself.
     """
-    if kernel.mode == "paired":
-        return maps.largest * PAIR_CELLS
-    is_mean = kernel.is_sum and kernel.build is kernels.build
+    size, is_mean = maps.largest * kernel.cell_bytes, kernel.is_sum and kernel.build is kernels.build
     if is_mean and maps.widest > SUM_CELLS:
         return 0  # a window wider than a part is summed in another order: that may not depend on the others
-    if is_mean and _side_by_side(maps).all():
-        return RAW_TIMES * maps.largest  # by itself a window is summed where it lies
-    near = maps.largest * kernel.cell_bytes <= TILE_BYTES
-    return -(-maps.largest // 2) if near and not is_mean else maps.largest
+    times = PAIR_CELLS if kernel.mode == "paired" else 1
+    if reads_at_once(maps, apart):
+        return maps.largest * max(times, RAW_TIMES, FAR_RAW_TIMES * size // SECOND_BYTES)
+    near = size <= TILE_BYTES and not is_mean and times == 1
+    return -(-maps.largest // 2) if near else maps.largest * times
 
 
 def _apart(maps: Maps, mode: str, build: Callable[..., Any] = kernels.build) -> Kernel:
@@ -534,9 +542,13 @@ def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
     at_once = set(_side_by_side(maps) & (maps.channels >= kernel.lanes))
     most = maps.largest // min(_band_cells(maps, plan.grids, kernel, bool(kind)) for kind in at_once)
     by_rows = way == ROWS_WAY and parallel and _all_by_rows(maps, plan, kernel)
-    group = _group_channels(maps, kernel, way, by_rows, max(most, 1))
+    group = kernel.lanes
+    if by_rows:
+        group = _group_rows(maps, kernel)
+    elif way == PARTS_WAY or kernel.is_sum:
+        group = group_channels(maps, kernel, maps.count * max(most, 1))
     tasks = maps.count * -(-maps.channels // group)
-    bands = min(most, -(-_enough_tasks() // tasks)) if most > 1 and not maps.ragged else 1
+    bands = min(most, -(-enough_tasks() // tasks)) if most > 1 and not maps.ragged else 1
     apart = bands > 1
     if kernel.is_sum:  # the order in which a sum is added up is the map's own affair
         bands = max(most, 1)
@@ -545,16 +557,29 @@ def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
 
 def _divide_windows(maps: Maps, plan: Plan, way: Way) -> Division:
     """Divide the work of windows into tasks."""
-    windows, group, bins = len(plan.edges), way.group, plan.grids.bins
+    assert plan.index is not None
+    windows, bins = len(plan.edges), plan.grids.bins
     packed = maps.count * maps.largest if way.name == SHARED_WAY else 0
     results = maps.channels * bins * windows
     items = BIN_CELLS * results + maps.channels * (packed or plan.cells)
     parallel = items >= SERIAL_ITEMS
-    if way.name == ROWS_WAY and parallel and _all_by_rows(maps, plan, way.kernel):
-        group = _group_channels(maps, way.kernel, way.name, True, 1)
-    tasks = maps.count * -(-maps.channels // group)
-    chunks = count_chunks(windows, tasks, plan.cells, bins, packed) if parallel else 1
-    return Division(results, group, chunks, 1, False, tasks * chunks, items)
+    by_rows = way.name == ROWS_WAY and parallel and _all_by_rows(maps, plan, way.kernel)
+    used = count_used(maps, plan.index)
+    group = _group_window_channels(maps, plan.grids, way, by_rows, used, min(windows, enough_tasks()))
+    groups = -(-maps.channels // group)
+    chunks = count_chunks(windows, used * groups, plan.cells, bins, packed) if parallel else 1
+    return Division(results, group, chunks, 1, False, maps.count * groups * chunks, items)
+
+
+@remembered
+def _group_window_channels(maps: Maps, grids: Grids, way: Way, by_rows: bool, used: int, windows: int) -> int:
+    """Count the channels of a task of windows of so many maps."""
+    if by_rows:
+        return _group_rows(maps, way.kernel)
+    if way.name == SHARED_WAY or (way.name == ROWS_WAY and not way.kernel.is_sum):
+        return way.kernel.lanes
+    at_once = not way.kernel.is_sum or (len(grids.levels) == 1 and _are_far(maps))
+    return group_channels(maps, way.kernel, max(windows, used) if at_once else used)
 
 
 def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
@@ -571,20 +596,23 @@ def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
     return bool(cells.min() >= _row_cells(plan.grids, kernel))
 
 
-@remembered
-def _group_channels(maps: Maps, kernel: Kernel, way: str, by_rows: bool, bands: int) -> int:
-    """Count the channels of a task: fewer by rows, more where they lie side by side, if there are tasks enough.
+def _group_rows(maps: Maps, kernel: Kernel) -> int:
+    """Count the channels of a task that goes by rows: fewer, so that there are tasks enough."""
+    return max(1, min(kernel.lanes, maps.count * maps.channels // enough_tasks()))
 
-    Where bands divide the work, too, it is better to read all channels of a cell than to have several tasks for a core.
+
+@remembered
+def group_channels(maps: Maps, kernel: Kernel, parts: int) -> int:
+    """Count the channels of a task: more where they lie side by side, and are read at once, if there are tasks enough.
+
+    The work has so many `parts`, which are maps, bands or windows. Where there are more than maps it is better to read
+    all channels of a cell than to have several tasks for a core.
     """
-    group = kernel.lanes
-    if by_rows:
-        return max(1, min(group, maps.count * maps.channels // _enough_tasks()))
-    if (way == PARTS_WAY or kernel.is_sum) and _side_by_side(maps).all():
-        blocks = -(-maps.channels // group)
-        spare = maps.count * blocks * bands // (available_cores() if bands > 1 else _enough_tasks())
-        return group * max(1, min(spare, RAW_BYTES // kernel.bin_bytes, blocks))
-    return group
+    if not reads_at_once(maps, kernel):
+        return kernel.lanes
+    blocks = -(-maps.channels // kernel.lanes)
+    spare = blocks * parts // (available_cores() if parts > maps.count else enough_tasks())
+    return kernel.lanes * max(1, min(spare, RAW_BYTES // kernel.bin_bytes, blocks))
 
 
 def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Division, areas_bytes: int) -> Launch:

@@ -13,7 +13,6 @@ from .descriptor import (
     LEVELS,
     LEVELS_AT,
     MAY_BE_EMPTY,
-    PARTS_WAY,
     POWER,
     ROWS,
     SHARED_WAY,
@@ -27,8 +26,8 @@ from .descriptor import (
 from .lanes.accumulators import (
     add_bin,
     add_cell,
-    add_raw_cell,
     add_some_cell,
+    add_some_raw_cell,
     begin,
     begin_some,
     end_some,
@@ -42,6 +41,7 @@ from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes, 
 from .write import send_line
 
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
+NEXT_BYTES = 2**17  # of a window's row, at most, to fetch the next one meanwhile: a small part of a second-level cache
 BLOCK_MODES = "max", "paired"  # cells may be reduced twice, and in any order
 
 
@@ -94,32 +94,42 @@ def cells_ahead(across, t):
     return -(-AHEAD_BYTES // step) * step
 
 
+@routine(types.int64)
+def window_ahead(map_, wide, t):
+    """Count them for a window of `wide` columns: what lies behind its rows is not read."""
+    step, across = load_i64(map_, 4), load_i64(map_, 5)
+    return step if wide < load_i64(map_, 2) and wide * across <= NEXT_BYTES else cells_ahead(across, t)
+
+
 @routine()
 def reduce_cells(bin_, bins_step, blocks, last, across, ahead, cells, count, index, t):
     """Reduce a few cells of a row into a bin, one channel block after the other; `index` is that of the first cell.
 
     `last` is how far the last block is behind the first, and `ahead` how far what is fetched is behind the cells.
     """
+    size = lane_count(t) * item_bytes(t)
     for block in range(blocks):
-        place, cell = bin_ + block * bins_step, cells + min(block * cell_bytes(t), last)
+        place, cell = bin_ + block * bins_step, cells + min(block * size, last)
         accumulator = load_accumulator(place, t)
+        some = begin_some(accumulator, t)
         for i in range(count):
             prefetch_cell(cell + i * across + ahead, t)
-            accumulator = add_raw_cell(accumulator, cell + i * across, index + i, t)
-        store_accumulator(place, accumulator, t)
+            some = add_some_raw_cell(some, cell + i * across, index + i, t)
+        store_accumulator(place, end_some(accumulator, some, t), t)
 
 
-@routine(only=lambda t: t.way == PARTS_WAY and t.mode != "avg")
+@routine(only=lambda t: t.way != SHARED_WAY)
 def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, last, t):
     """Reduce the rows [y0, y1) of a window, some channel blocks at once, from a map whose channels lie side by side.
 
     The last block of all begins at the channel `last`. Row by row, cell by cell, so that memory is read in its order;
-    a few cells are one piece of code, without a loop.
+    a few cells are one piece of code, without a loop. Those of a row that are in a bin are summed first, as in
+    `reduce_bins`: the order is the same.
     Bound: to read the map once for each level that is not joined from another.
     """
     map_width, step, across = load_i64(map_, 2), load_i64(map_, 4), load_i64(map_, 5)
-    cells, ahead = address + channel * item_bytes(t), cells_ahead(across, t)
-    last = (last - channel) * item_bytes(t)
+    cells, last = address + channel * item_bytes(t), (last - channel) * item_bytes(t)
+    ahead = window_ahead(map_, load_i32(x_edges, 1) - load_i32(x_edges, 0), t)
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         if load_i64(level, FINER) >= 0:
@@ -139,7 +149,7 @@ def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, ad
                 for column in range(columns):
                     left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
                     run = (first + column * accumulator_bytes(t), bins_step, blocks, last, across, ahead)
-                    rest = right - max(right - left, 0) % raw_cells(t)
+                    rest = left if is_sum(t) else right - max(right - left, 0) % raw_cells(t)
                     for x in range(left, rest, raw_cells(t)):
                         reduce_cells(*run, cells + y * step + x * across, raw_cells(t), y * map_width + x, t)
                     if rest < right:

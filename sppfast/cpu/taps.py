@@ -31,6 +31,7 @@ from .descriptor import (
     MAPS_AT,
     MAPS_STEP,
     OUT_AT,
+    RAW_WAY,
     RECORDS_AT,
     ROWS,
     SAMPLING,
@@ -43,6 +44,7 @@ from .descriptor import (
     WINDOWS_AT,
     X_EDGES,
     Y_EDGES,
+    channels_of,
     edges_of,
     grid_at,
     map_of,
@@ -55,6 +57,7 @@ from .lanes.accumulators import (
     add_weighted,
     load_accumulator,
     load_cell,
+    load_raw_cell,
     settle,
     start,
     start_at,
@@ -73,6 +76,7 @@ from .lanes.reduction import (
     result_bytes,
 )
 from .pack import pack
+from .reduce import prefetch_cell
 from .write import can_wait, copy_window, lines_beside, other_row, prefetch_ends, send_line, transpose_levels, write
 
 TAP_BYTES = 16  # int64 place, float64 weight
@@ -267,18 +271,29 @@ def run_tabulate(desc, task, worker, t):
 # --- RoI align ------------------------------------------------------------------------------------------------------
 
 
-@routine()
-def gather_bin(y_taps, y_count, x_taps, x_count, bin_, held, lowest, tile, line, shared, left, t):
-    """Reduce the cells of a bin, on top of what is held; the tile has the map's rows, or those of the taps.
+@routine(types.boolean, only=lambda t: t.way == RAW_WAY)
+def is_raw(t):
+    """Tell whether a kernel reads cells where they lie in the map, all their channels at once."""
+    return True
 
+
+@routine()
+def gather_bin(y_taps, y_count, x_taps, x_count, bin_, held, lowest, cells, step, across, by_place, ahead, t):
+    """Reduce the cells of a bin, on top of what is held.
+
+    `cells` is where the map's first cell would lie, or that of the first tap's row if they are not `by_place`; `step`
+    is from row to row, `across` from column to column. What is `ahead` is fetched if it is raw.
     Bound: a load, a multiplication and an addition per line of every cell.
     """
     accumulator = load_accumulator(bin_, t) if held else start_at(lowest, t)
     for i in range(y_count):
-        cells = tile + (load_i64(y_taps, 2 * i) if shared else i) * line - left * cell_bytes(t)
+        line = cells + (load_i64(y_taps, 2 * i) if by_place else i) * step
         weight = load_f64(y_taps, 2 * i + 1)
         for k in range(x_count):
-            cell = load_cell(cells + load_i64(x_taps, 2 * k) * cell_bytes(t), t)
+            place = line + load_i64(x_taps, 2 * k) * across
+            if is_raw(t):
+                prefetch_cell(place + ahead, t)
+            cell = load_raw_cell(place, t) if is_raw(t) else load_cell(place, t)
             accumulator = add_weighted(accumulator, cell, weight * load_f64(x_taps, 2 * k + 1), t)
     store_accumulator(bin_, accumulator, t)
 
@@ -302,72 +317,98 @@ def last_place(taps, count):
 
 
 @routine()
-def gather_level(desc, number, row, tile, bins, waiting, beside, map_, address, channel, t):
-    """Reduce the bins of a level of a window; `waiting` and `beside` as in `reduce_blocks`."""
+def gather_level(desc, number, row, tile, bins, blocks, waiting, beside, map_, address, channel, t):
+    """Reduce the bins of a level of a window, some channel blocks; `waiting` and `beside` as in `reduce_blocks`.
+
+    Of the map itself, if that is read raw; else one block, from a tile: of the map, of the window's rows or, if those
+    of its taps are fewer or have no room, of as many of these as have.
+    """
     level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * number
-    rows, columns, shared = load_i64(level, ROWS), load_i64(level, COLUMNS), load_i64(desc, SHARED)
+    rows, columns, by_place = load_i64(level, ROWS), load_i64(level, COLUMNS), load_i64(desc, SHARED) or is_raw(t)
     y_record, x_record = record_of(desc, row, number, 0), record_of(desc, row, number, 1)
+    y_all, y_total = taps_at(y_record, rows), first_tap(y_record, rows)
     x_taps, x_total = taps_at(x_record, columns), first_tap(x_record, columns)
     y_samples, x_samples = samples_of(desc, row, rows, 0, t), samples_of(desc, row, columns, 1, t)
-    width, channels = load_i64(map_, 2), load_i64(desc, CHANNELS)
-    left = 0 if shared else first_place(x_taps, x_total)
-    wide = width if shared else max(last_place(x_taps, x_total) - left, 1)
-    room, line = load_i64(desc, TILE_CELLS) // wide, wide * cell_bytes(t)
+    channels, bins_step = load_i64(desc, CHANNELS), load_i64(desc, BINS) * accumulator_bytes(t)
+    left = 0 if by_place else first_place(x_taps, x_total)
+    wide = load_i64(map_, 2) if by_place else max(last_place(x_taps, x_total) - left, 1)
+    room, step, across, last = load_i64(desc, TILE_CELLS) // wide, wide * cell_bytes(t), cell_bytes(t), 0
+    cells = tile - left * across
+    if is_raw(t):
+        cells, step, across = address + channel * item_bytes(t), load_i64(map_, 4), load_i64(map_, 5)
+        last = (channels - lane_count(t) - channel) * item_bytes(t)
+    elif not by_place:
+        top, bottom = first_place(y_all, y_total), last_place(y_all, y_total)
+        if bottom - top <= min(room, y_total):
+            pack(0, tile, map_, address, channel, channels, top, bottom, left, left + wide, t)
+            by_place, cells = 1, cells - top * step
     for y in range(rows):
-        y_taps = taps_at(y_record, rows) + first_tap(y_record, y) * TAP_BYTES
-        found = first_tap(y_record, y + 1) - first_tap(y_record, y)
+        y_first, found = first_tap(y_record, y), first_tap(y_record, y + 1) - first_tap(y_record, y)
+        y_taps, ahead = y_all + y_first * TAP_BYTES, 0
+        if y + 1 < rows and y_first + found < y_total:
+            ahead = (load_i64(y_taps, 2 * found) - load_i64(y_taps, 0)) * step
         held = 0
         while held == 0 or held < found:
-            group, taps = min(found - held, room), y_taps + held * TAP_BYTES
-            for i in range(0 if shared else group):
+            group, taps = min(found - held, found if by_place else room), y_taps + held * TAP_BYTES
+            for i in range(0 if by_place else group):
                 at = load_i64(taps, 2 * i)
-                pack(0, tile + i * line, map_, address, channel, channels, at, at + 1, left, left + wide, t)
+                pack(0, tile + i * step, map_, address, channel, channels, at, at + 1, left, left + wide, t)
             for x in range(columns):
                 first, there = first_tap(x_record, x), first_tap(x_record, x + 1) - first_tap(x_record, x)
                 whole = there > 0 and found > 0 and found == 2 * y_samples and there == 2 * x_samples
                 lowest = -inf if whole and not is_sum(t) else 0.0  # a sample outside the map counts as 0
                 bin_, places = bins + (y * columns + x) * accumulator_bytes(t), x_taps + first * TAP_BYTES
-                gather_bin(taps, group, places, there, bin_, held, lowest, tile, line, shared, left, t)
+                for block in range(blocks):
+                    from_ = cells + min(block * lane_count(t) * item_bytes(t), last)
+                    place = (bin_ + block * bins_step, held, lowest, from_, step, across, by_place, ahead)
+                    gather_bin(taps, group, places, there, *place, t)
                 if beside and held == 0:
                     send_line(beside, waiting)
                     beside, waiting = beside + LINE_BYTES, waiting + LINE_BYTES
             held += max(group, 1)
-    for i in range(rows * columns):
-        settle(bins + i * accumulator_bytes(t), max(y_samples * x_samples, 1), t)
+    for block in range(blocks):
+        for i in range(rows * columns):
+            settle(bins + block * bins_step + i * accumulator_bytes(t), max(y_samples * x_samples, 1), t)
 
 
 @routine()
-def gather_window(desc, row, tile, bins, waiting, beside, map_, address, channel, t):
-    """Align a window, one channel block; `waiting` and `beside` as in `reduce_blocks`."""
+def gather_window(desc, row, tile, bins, blocks, waiting, beside, map_, address, channel, t):
+    """Align a window; the rest is as in `gather_level`."""
     for i in range(load_i64(desc, LEVELS)):
         first = load_i64(load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i, FIRST) * accumulator_bytes(t)
-        gather_level(desc, i, row, tile, bins + first, waiting, 0 if i else beside, map_, address, channel, t)
+        lines = 0 if i else beside
+        gather_level(desc, i, row, tile, bins + first, blocks, waiting, lines, map_, address, channel, t)
 
 
 @routine()
 def run_gather(desc, task, worker, t):
-    """Align a chunk of the windows of one map, one channel block."""
-    chunks, blocks = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
-    channel, number = task // chunks % blocks * lane_count(t), task // chunks // blocks
+    """Align a chunk of the windows of one map, some channels: one block, unless the map is read raw."""
+    chunks, groups = load_i64(desc, CHUNKS), load_i64(desc, BLOCKS)
+    number = task // chunks // groups
+    channel, blocks = channels_of(desc, task // chunks % groups, t)
     map_, address = map_of(desc, number)
     first, last = windows_of(desc, number, task % chunks)
     tile, _, bins = scratch_of(desc, worker, t)
-    flat = bins + load_i64(desc, BINS) * accumulator_bytes(t)
+    bins_step = load_i64(desc, BINS) * accumulator_bytes(t)
+    flat = bins + blocks * bins_step
     waits, before, waiting = can_wait(desc, channel, t), -1, flat + load_i64(desc, BINS) * result_bytes(t)
     if load_i64(desc, SHARED) and first < last:
         height, width = load_i64(map_, 1), load_i64(map_, 2)
         pack(0, tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
     for i in range(first, last):
         row = row_at(desc, i)
-        prefetch_ends(desc, row, channel, t)
+        for block in range(blocks):
+            prefetch_ends(desc, row, channel + block * lane_count(t), t)
         lines, beside = lines_beside(desc, row, before, waiting, channel, t)
-        gather_window(desc, row, tile, bins, lines, beside, map_, address, channel, t)
+        gather_window(desc, row, tile, bins, blocks, lines, beside, map_, address, channel, t)
         other = other_row(desc, i, last, before)
-        transpose_levels(desc, bins, flat, waiting, row, other, beside > 0, channel, t)
+        for block in range(blocks):
+            place, first_channel = bins + block * bins_step, channel + block * lane_count(t)
+            transpose_levels(desc, place, flat, waiting, row, other, beside > 0, first_channel, t)
+            if not waits:
+                copy_window(desc, row, flat, first_channel, is_raw(t), t)
         if waits:
             flat, waiting, before = waiting, flat, row
-        else:
-            copy_window(desc, row, flat, channel, False, t)
     if before >= 0:
         copy_window(desc, before, waiting, channel, False, t)
 

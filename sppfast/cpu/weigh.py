@@ -11,7 +11,7 @@ from ..arrays import LINE_BYTES, Maps, address_of
 from ..memory import allocate
 from ..plan import Plan, Samples
 from . import descriptor, halves, scatter, taps
-from .descriptor import ROWS
+from .descriptor import RAW_WAY, ROWS
 from .lanes.reduction import HALVES
 from .launch import (
     SERIAL_ITEMS,
@@ -22,13 +22,17 @@ from .launch import (
     Launch,
     choose_lanes,
     count_chunks,
+    count_used,
     edge_fields,
+    enough_tasks,
     fill_fields,
+    group_channels,
     is_far,
     is_narrow,
     kernel_of,
     level_fields,
     map_fields,
+    reads_at_once,
     run,
     set_fields,
     stream_result,
@@ -122,31 +126,32 @@ def _align_part(
     kernel, shared = choose_lanes(maps, mode, index, table.cells, taps.build_gather)
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, maps.widest)
     stream, places = stream_result(target.nbytes, samples.grids.bins, shared)
-    bins = samples.grids.bins + SPILL
-    blocks, chunks = -(-maps.channels // kernel.lanes), 1
+    bins, used = samples.grids.bins + SPILL, count_used(maps, index)
+    group = kernel.lanes if shared else group_channels(maps, kernel, max(min(len(index), enough_tasks()), used))
+    groups, chunks = -(-maps.channels // group), 1
     packed = maps.count * maps.largest if shared else 0
     items = ALIGNED_CELLS * target.size + maps.channels * (packed or table.cells)
     if items >= SERIAL_ITEMS:
-        chunks = count_chunks(len(index), maps.count * blocks, table.cells, samples.grids.bins, packed)
+        chunks = count_chunks(len(index), used * groups, table.cells, samples.grids.bins, packed)
     fields = {
         descriptor.BASE_AT: 0 if maps.ragged else address_of(kept),
         descriptor.OUT_AT: address_of(target),
         descriptor.OUT_STEP: target.strides[0],
-        descriptor.BLOCKS: blocks,
-        descriptor.GROUP: kernel.lanes,
+        descriptor.BLOCKS: groups,
+        descriptor.GROUP: group,
         descriptor.CHUNKS: chunks,
         descriptor.SHARED: shared,
         descriptor.STREAM: stream,
         descriptor.TILE_CELLS: tile,
         descriptor.BINS: bins,
     }
-    scratch = tile * kernel.cell_bytes + bins * (kernel.bin_bytes + places * kernel.result_bytes)
-    first = None
-    if shared and is_far(maps, kernel):
-        starts, extents = samples.windows[: table.count, :2].T
-        first = by_place(starts, starts + extents)
+    blocks = -(-group // kernel.lanes)
+    scratch = tile * kernel.cell_bytes + bins * (blocks * kernel.bin_bytes + places * kernel.result_bytes)
+    starts, extents = samples.windows[: table.count, :2].T
+    first = by_place(starts, starts + extents) if is_far(maps, kernel) else None
     order = order_windows(index, maps.count, first=first)
-    _run(kernel, table, order, fields, maps.count * blocks * chunks, items, scratch, workers)
+    way = RAW_WAY if not shared and reads_at_once(maps, kernel) else ""
+    _run(kernel, table, order, fields, maps.count * groups * chunks, items, scratch, workers, way)
     return table.count
 
 
@@ -282,13 +287,14 @@ def _run(
     items: int,
     scratch: int,
     workers: int | None,
+    way: str = "",
 ) -> None:
     """Do the tasks of a kernel whose windows are ordered by map."""
     step = -(-scratch // LINE_BYTES) * LINE_BYTES
     values = table.fields[:] if table else fill_fields({})
     places = {descriptor.ROWS_AT: order.rows_at, descriptor.STARTS_AT: order.starts_at}
     set_fields(values, fields | places | {descriptor.SCRATCH_STEP: step})
-    launch = Launch(kernel.address(), values, tasks, items, step, order)
+    launch = Launch(kernel.address(way), values, tasks, items, step, order)
     run(launch, launch.fields, workers)
 
 

@@ -111,8 +111,7 @@ def _raw_cell_at(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> ir.V
 
 add_cell = _add_cell("add_cell", cell_at)  # of the tile
 add_some_cell = _add_cell("add_some_cell", cell_at, to_some=True)
-add_raw_cell = _add_cell("add_raw_cell", _raw_cell_at)  # of the map
-add_some_raw_cell = _add_cell("add_some_raw_cell", _raw_cell_at, to_some=True)
+add_some_raw_cell = _add_cell("add_some_raw_cell", _raw_cell_at, to_some=True)  # of the map
 
 
 @intrinsic
@@ -241,14 +240,21 @@ def start_at(typingctx: Any, value: Any, t: Any) -> Any:
     return t.accumulator(types.float64, t), codegen
 
 
-@intrinsic
-def load_cell(typingctx: Any, address: Any, t: Any) -> Any:
+def _load_cell(name: str, find: Any) -> Any:
     """Make an accumulator of a cell."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return to_double(builder, load(builder, args[0], t.cell.llvm), t)
+    def typing(typingctx: Any, address: Any, t: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return to_double(builder, find(builder, args[0], t), t)
 
-    return t.accumulator(types.int64, t), codegen
+        return t.accumulator(types.int64, t), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+load_cell = _load_cell("load_cell", cell_at)
+load_raw_cell = _load_cell("load_raw_cell", _raw_cell_at)
 
 
 @intrinsic
