@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .arrays import Maps, take_maps
+from .cores import available_cores
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry
 from .memory import allocate
@@ -32,9 +34,11 @@ from .windows import take_rois
 
 Array: TypeAlias = NDArray[Any]
 
-# Maxima that are looked for again: of so many windows at a time that they take a small part of the memory of a call.
+# Maxima that are looked for again: of so many windows and channels at a time that they take a small part of the memory
+# of a call. Fewer channels are better, whose planes stay in a cache, but all cores need some.
 PART_BYTES = 2**22
 PARTS = 20
+CORE_CHANNELS = 32
 
 
 def pool_backward(
@@ -100,7 +104,7 @@ def pool_backward(
         indices = pool(x, pyramid.levels, bins=bins, layout=layout, return_indices=True, workers=workers)[1]
     places = take_indices(indices, pyramid, maps, maps.count, layout, maps.single)
     targets = Targets(out, kept, maps, layout, [rows, places], workers=threads)
-    _scatter_maxima(rows, places, maps, plan, targets, threads)
+    _scatter_maxima(rows, places, maps, plan, targets.planes, threads)
     return targets.present()
 
 
@@ -162,18 +166,37 @@ def roi_pool_backward(
     if indices is not None:
         places = take_indices(indices, pyramid, maps, len(plan.index), layout)
         targets = Targets(out, kept, maps, layout, [rows, places], workers=threads)
-        _scatter_maxima(rows, places, maps, plan, targets, threads)
+        _scatter_maxima(rows, places, maps, plan, targets.planes, threads)
         return targets.present()
-    targets = Targets(out, kept, maps, layout, [rows, *(kept if maps.ragged else [kept])], workers=threads)
-    dtypes = result_dtypes(maps, "argmax")
-    size = rows.shape[1] * (rows.itemsize + sum(dtype.itemsize for dtype in dtypes))
-    room = max(PART_BYTES, (rows.nbytes + sum(array.nbytes for array in targets.arrays)) // PARTS)
-    for number, part in enumerate(_parts(plan.index, max(room // max(size, 1), 1))):
-        some = plan.part(part)
-        maxima, places = (np.empty((len(some.edges), rows.shape[1]), dtype) for dtype in dtypes)
-        backend("launch").reduce_maps(kept, maps, some, "argmax", [maxima, places], threads)
-        _scatter_maxima(rows[part], places, maps, some, targets, threads, more=number > 0)
+    sources = kept if maps.ragged else [kept]
+    targets = Targets(out, kept, maps, layout, [rows, *sources], workers=threads)
+    _look_again(rows, sources, maps, layout, plan, targets, threads)
     return targets.present()
+
+
+def _look_again(
+    rows: Array, sources: list[Array], maps: Maps, layout: str, plan: Plan, targets: Targets, threads: Any
+) -> None:
+    """Look for the maxima of windows again, and scatter their gradients: part by part, see `PARTS`."""
+    assert plan.index is not None
+    dtypes, bins = result_dtypes(maps, "argmax"), plan.grids.bins
+    room = max(PART_BYTES, (rows.nbytes + sum(array.nbytes for array in targets.arrays)) // PARTS)
+    room = max(room // (bins * sum(dtype.itemsize for dtype in dtypes)), 1)
+    channels = max(room // max(len(plan.index), 1) // CORE_CHANNELS, available_cores()) * CORE_CHANNELS
+    channels = min(channels, maps.channels)
+    windows = min(max(room // channels, 1), len(plan.index))
+    memory = [np.empty(windows * channels * bins, dtype) for dtype in dtypes]
+    for number, part in enumerate(_parts(plan.index, max(windows, 1))):
+        some, grads = plan.part(part), rows[part]
+        for first in range(0, maps.channels, channels):
+            every = slice(first, first + channels)
+            views = [array[..., every, :, :] if layout == "NCHW" else array[..., every] for array in sources]
+            kept, own = take_maps(views if maps.ragged else views[0], layout)
+            shape = len(grads), own.channels * bins
+            found = [place[: math.prod(shape)].reshape(shape) for place in memory]
+            backend("launch").reduce_maps(kept, own, some, "argmax", found, threads)
+            planes = [plane[every] for plane in targets.planes]
+            _scatter_maxima(grads, found[1], own, some, planes, threads, more=number > 0, channel=first)
 
 
 def _parts(index: Array, count: int) -> Iterator[Any]:
@@ -396,9 +419,19 @@ def _check_outs(out: Any, shapes: list[tuple[int, ...]], maps: Maps, xp: ModuleT
 
 
 def _scatter_maxima(
-    rows: Array, places: Array, maps: Maps, plan: Plan, targets: Targets, threads: Any, more: bool = False
+    rows: Array,
+    places: Array,
+    maps: Maps,
+    plan: Plan,
+    planes: list[Array],
+    threads: Any,
+    more: bool = False,
+    channel: int = 0,
 ) -> None:
-    """Add the gradients to the cells that were maxima, and to what is there already if there is `more` than before."""
-    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, targets.planes, threads, more)
+    """Add the gradients to the cells that were maxima, and to what is there already if there is `more` than before.
+
+    The maps, indices and planes may be of some of the channels, from `channel` on.
+    """
+    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, planes, threads, more, channel)
     if wrong:
         raise ValueError(f"indices[{wrong - 1}]: not all lie in the map, or are -1")

@@ -256,13 +256,15 @@ def test_one_map_and_maps_of_different_sizes(rng):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("form", [list, np.asarray], ids=["ragged", "batch"])
-def test_maxima_of_few_windows_at_a_time(monkeypatch, form, dtype, layout, rng):
+@pytest.mark.parametrize("channels", [20, 150])
+def test_maxima_of_few_windows_and_channels_at_a_time(monkeypatch, channels, form, dtype, layout, rng):
     """The same bits, though the gradient takes the place of the maps."""
-    x = in_layout(make(rng, (3, 20, 13, 17), dtype, "spread"), layout)
+    x = in_layout(make(rng, (3, channels, 13, 17), dtype, "spread"), layout)
     rois = rois_for(rng, 60, 3, (13, 17))
-    grad = make(rng, (60, 20 * 21), dtype, "spread")
+    grad = make(rng, (60, channels * 21), dtype, "spread")
     whole = sppfast.roi_pool_backward(grad, form(x), rois, (4, 2, 1), layout=layout)
     monkeypatch.setattr(gradients, "PART_BYTES", 0)
+    monkeypatch.setattr(gradients, "available_cores", lambda: 2)
     for sort in (False, True):
         order = np.argsort(rois[:, 0], kind="stable") if sort else np.arange(60)
         out = form(x.copy())

@@ -46,6 +46,8 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     RECORDS_AT,  # per row, level and axis, and one more: where its record begins in the table
     GRAD_AT,  # gradients of the result
     GRAD_STEP,
+    GRAD_CHANNELS,  # of maxima they are of so many channels, of which the indices may be some
+    GRAD_CHANNEL,  # from this one on
     WHAT,  # is scattered, see `scatter`
     GROUP,  # channels of a task: channel blocks, or some of one
     LINES,  # rows of bins of all levels
@@ -58,7 +60,7 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     MERGE,  # whether bands are made whole now, not reduced
     AREAS,  # bytes of the table of areas that is made of the tile, for sums, and of its bounds; 0: none
     FIELDS,
-) = range(49)
+) = range(51)
 SHARED_WAY, ROWS_WAY, PARTS_WAY, RAW_WAY = "shared", "rows", "parts", "raw"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.

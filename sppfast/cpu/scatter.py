@@ -16,6 +16,8 @@ from .descriptor import (
     COLUMNS,
     FIRST,
     GRAD_AT,
+    GRAD_CHANNEL,
+    GRAD_CHANNELS,
     GRAD_STEP,
     GROUP,
     INDEX_AT,
@@ -163,10 +165,11 @@ def scatter_window(desc, planes, map_, row, next_row, channel, valid, t):
     area, channels = load_i64(map_, 1) * load_i64(map_, 2), load_i64(desc, CHANNELS)
     grads, indices = load_i64(desc, GRAD_AT), load_i64(desc, INDEX_AT)
     grad_step, index_step = load_i64(desc, GRAD_STEP), load_i64(desc, INDEX_STEP)
+    all_channels, grad_channel = load_i64(desc, GRAD_CHANNELS), load_i64(desc, GRAD_CHANNEL) + channel
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        grad = grads + (channels * first + channel * count) * item_bytes(t)
+        grad = grads + (all_channels * first + grad_channel * count) * item_bytes(t)
         index = indices + (channels * first + channel * count) * 4
         next_grad, next_index = grad + next_row * grad_step, index + next_row * index_step
         grad, index = grad + row * grad_step, index + row * index_step

@@ -177,10 +177,12 @@ def scatter_maxima(
     targets: list[NDArray[Any]],
     workers: int | None,
     more: bool,
+    channel: int,
 ) -> int:
     """Add the gradients to the cells that were maxima; return one more than a row with a wrong index, or 0.
 
-    The targets are cleared first, unless there is `more` to add to them.
+    The maps, targets and indices may be of some of the gradients' channels, from `channel` on. The targets are cleared
+    first, unless there is `more` to add to them.
     """
     status = np.zeros(1, dtype=np.int64)
     fields = {
@@ -190,6 +192,8 @@ def scatter_maxima(
         descriptor.INDEX_AT: address_of(indices),
         descriptor.INDEX_STEP: indices.strides[0],
         descriptor.STATUS_AT: address_of(status),
+        descriptor.GRAD_CHANNELS: grad.shape[1] // plan.grids.bins,
+        descriptor.GRAD_CHANNEL: channel,
     }
     _scatter(grad, maps, fields, None, _index_of(plan, maps), targets, 0, workers)
     return int(status[0])
