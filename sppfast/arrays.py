@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
+from operator import mul
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
@@ -187,12 +188,18 @@ def _ragged(x: Sequence[Any], layout: str, xp: ModuleType) -> tuple[Any, Maps]:
 def _maps(
     name: str, dtype: Any, count: int, channels: int, rows: list[Any], step: int, single: bool, ragged: bool
 ) -> Maps:
-    if dtype.name not in DTYPES:
+    dtype_name = _name_of(dtype)
+    if dtype_name not in DTYPES:
         raise TypeError(f"{name}: dtype {dtype} is not supported, expected bool, integers or floats up to 64 bits")
-    table = np.array(rows, dtype=np.int64)
-    tallest, widest = table[:, 1:3].max(axis=0).tolist()
-    sizes = int((table[:, 1] * table[:, 2]).max()), widest, max(tallest, widest)
-    return Maps(dtype, dtype.name, count, channels, table, step, single, ragged, table.ctypes.data, *sizes)
+    table, (_, heights, widths, *_) = np.array(rows, dtype=np.int64), zip(*rows, strict=True)
+    sizes = max(map(mul, heights, widths)), max(widths), max(*heights, *widths)
+    return Maps(dtype, dtype_name, count, channels, table, step, single, ragged, address_of(table), *sizes)
+
+
+@lru_cache(maxsize=256)
+def _name_of(dtype: np.dtype[Any]) -> str:
+    """Name of a dtype, which NumPy makes anew each time."""
+    return str(dtype.name)
 
 
 def _map_row(name: str, address: int, shape: tuple[int, ...], strides: tuple[int, ...], layout: str) -> tuple[int, ...]:

@@ -155,10 +155,24 @@ def plan_maps(pyramid: Pyramid, heights: NDArray[np.int64], widths: NDArray[np.i
 
     `unions` says whether a bin may be reduced from finer ones that overlap: true of a maximum, false of a sum.
     """
-    bins, cells = _divide(pyramid.levels, pyramid.bins, heights, widths, unions), int((heights * widths).sum())
-    edges = np.concatenate([bins.y_edges, bins.x_edges], axis=1)
+    levels, rule = pyramid.levels, pyramid.bins
+    axes = zip(counts_of(levels), max(levels, key=math.prod), (heights, widths), strict=True)
+    (y_edges, y_nests), (x_edges, x_nests) = (_of_maps(counts, rule, sides, finest) for counts, finest, sides in axes)
+    edges = np.concatenate([y_edges, x_edges], axis=1)
     step = edges.strides[0] if len(edges) > 1 else 0
-    return Plan(None, bins.grids, edges, address_of(edges), step, cells, pyramid.bins == "caffe")
+    grids, cells = grids_of(levels, y_nests, x_nests, unions), int(np.dot(heights, widths))
+    return Plan(None, grids, edges, address_of(edges), step, cells, rule == "caffe")
+
+
+def _of_maps(counts: tuple[int, ...], rule: str, sides: NDArray[np.int64], finest: int) -> tuple[Edges, Nests]:
+    """Edges of maps along an axis, see `_relative`: of any sizes, but those that a side can have come again."""
+    edges, nests = zip(*(_of_map(counts, rule, side, finest) for side in sides.tolist()), strict=True)
+    return np.concatenate(edges), frozenset.intersection(*nests)
+
+
+@lru_cache(maxsize=2**12)
+def _of_map(counts: tuple[int, ...], rule: str, side: int, finest: int) -> tuple[Edges, Nests]:
+    return _relative(counts, rule, np.array([side]), finest)
 
 
 def plan_bytes(pyramid: Pyramid) -> int:

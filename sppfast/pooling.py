@@ -293,7 +293,7 @@ def roi_align(
     """
     if is_foreign(x):
         return call_foreign(roi_align, **locals())
-    pyramid, _, where = check_options(levels, mode, layout, "adaptive", False, geometry)
+    pyramid, mode, where = check_options(levels, mode, layout, "adaptive", False, geometry)
     kept, maps = take_floats(x, layout)
     samples = plan_samples(pyramid, rois, batch_index, maps, where, sampling_ratio, aligned)
     results = _allocate(out, (len(samples.index), maps.channels * samples.grids.bins), maps, mode)
@@ -343,7 +343,7 @@ def _check_options(
     rounding: Any = "sppnet",
 ) -> tuple[Pyramid, str, ConvGeometry]:
     """Check options: the pyramid, the reduction of the kernels, and where cells lie."""
-    one_of("mode", mode, MODES)
+    mode = one_of("mode", mode, MODES)
     one_of("layout", layout, LAYOUTS)
     one_of("rounding", rounding, ROUNDINGS)
     return Pyramid(levels, bins), _reduction_of(mode, return_indices), as_geometry(geometry)

@@ -22,12 +22,12 @@ NO_NUMBERS = (str, bytes, memoryview)  # although they can be iterated over
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Check a string option."""
+    """Check a string option; return it as a plain string, which it may be a subclass of."""
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected one of {_quoted(choices)}, got {type(value).__name__}")
     if value not in choices:
         raise ValueError(f"{name}: {value!r} is not one of {_quoted(choices)}")
-    return value
+    return choices[choices.index(value)]
 
 
 def _quoted(choices: tuple[str, ...]) -> str:

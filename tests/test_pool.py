@@ -20,6 +20,7 @@ from helpers import (
 )
 
 import sppfast
+from sppfast.cpu import launch
 
 # Where NumPy 1 has it, or else where NumPy 2 does.
 byte_bounds = getattr(np, "byte_bounds", None) or np.lib.array_utils.byte_bounds
@@ -103,12 +104,23 @@ def test_levels_of_numpy_integers(rng):
     np.testing.assert_array_equal(sppfast.pool(x, np.int64(4)), oracle.pool(x, 4))
 
 
-def test_options_in_a_subclass_of_str(rng):
-    """As ``rng.choice`` gives them, or an Enum of strings."""
+def test_options_in_a_subclass_of_str(rng, monkeypatch, forget):
+    """As ``rng.choice`` gives them, or an Enum of strings: a kernel is compiled for a plain one."""
     x = make(rng, (2, 3, 9, 9))
+    asked = []
+
+    def kernel_of(dtype, mode, *more, find=launch.kernel_of):
+        asked.append(mode)
+        return find(dtype, mode, *more)
+
+    monkeypatch.setattr(launch, "kernel_of", kernel_of)
+    forget()
     for mode in np.array(MODES):
         got = sppfast.pool(x, mode=mode, bins=np.str_("caffe"), layout=np.str_("NCHW"))
         np.testing.assert_allclose(got, oracle.pool(x, mode=str(mode), bins="caffe"), rtol=2e-6)
+        sppfast.roi_pool(x, [[0, 0, 0, 99, 99]], mode=mode, rounding=np.str_("fast_rcnn"))
+        sppfast.roi_align(x, [[0, 0, 0, 99, 99]], mode=mode)
+    assert set(map(type, asked)) == {str}
 
 
 @pytest.mark.parametrize("seed", range(60))

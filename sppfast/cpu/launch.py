@@ -383,12 +383,12 @@ def _are_far(maps: Maps) -> bool:
 
 def reads_at_once(maps: Maps, kernel: Kernel) -> bool:
     """Tell whether the channels of all cells lie side by side, and fill the lanes of a block."""
-    return maps.channels >= kernel.lanes and bool(_side_by_side(maps).all())
+    return maps.channels >= kernel.lanes and False not in _side_by_side(maps)
 
 
-def _side_by_side(maps: Maps) -> NDArray[np.bool_]:
-    """Tell of which maps the channels of a cell lie side by side."""
-    return np.equal(maps.table[:, 3], maps.dtype.itemsize)
+def _side_by_side(maps: Maps) -> set[bool]:
+    """Tell whether the channels of a cell lie side by side: of all maps, of none or, both, of some."""
+    return {step == maps.dtype.itemsize for step in maps.table[:, 3].tolist()}
 
 
 @remembered
@@ -440,13 +440,12 @@ def _row_cells(grids: Grids, kernel: Kernel) -> int:
 
 def _row_cell(maps: Maps, kernel: Kernel) -> int:
     """Count the bytes from one column to the next of what may be reduced by rows, or 0."""
-    size = maps.dtype.itemsize
-    channel_steps, column_steps = maps.table[:, 3], maps.table[:, 5]
-    if (column_steps == size).all():
+    size, column_steps = maps.dtype.itemsize, set(maps.table[:, 5].tolist())
+    if column_steps == {size}:
         return size
     few = maps.channels <= kernel.lanes and not kernel.has_index
     cell = maps.channels * size
-    return cell if few and (channel_steps == size).all() and (column_steps == cell).all() else 0
+    return cell if few and column_steps == {cell} and False not in _side_by_side(maps) else 0
 
 
 def choose_lanes(
@@ -503,7 +502,7 @@ def _apart(maps: Maps, mode: str, build: Callable[..., Any] = kernels.build) -> 
 
     Channels that lie side by side, and all of which many lanes hold, are reduced by rows at once.
     """
-    side_by_side = _side_by_side(maps).any()
+    side_by_side = True in _side_by_side(maps)
     narrow = is_narrow(maps, mode)
     if side_by_side and narrow:
         narrow = maps.channels <= _kernel(maps, mode, True, build).lanes
@@ -539,8 +538,8 @@ def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
     results = maps.count * maps.channels * plan.grids.bins
     items = BIN_CELLS * results + maps.count * maps.channels * maps.largest
     parallel = items >= SERIAL_ITEMS
-    at_once = set(_side_by_side(maps) & (maps.channels >= kernel.lanes))
-    most = maps.largest // min(_band_cells(maps, plan.grids, kernel, bool(kind)) for kind in at_once)
+    at_once = {kind and maps.channels >= kernel.lanes for kind in _side_by_side(maps)}
+    most = maps.largest // min(_band_cells(maps, plan.grids, kernel, kind) for kind in at_once)
     by_rows = way == ROWS_WAY and parallel and _all_by_rows(maps, plan, kernel)
     group = kernel.lanes
     if by_rows:
@@ -697,7 +696,7 @@ def _fetches_lines() -> bool:
 
 def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
     """Size of a strip of columns, for sums of all strips and lines and their table, with what is read behind them."""
-    side_by_side = maps.channels <= kernel.lanes and bool(_side_by_side(maps).any())
+    side_by_side = maps.channels <= kernel.lanes and True in _side_by_side(maps)
     columns = maps.widest * (maps.channels if side_by_side else 1)
     strip = -(-columns // (2 * kernel.part_columns)) * 2 * kernel.part_bytes
     if not kernel.is_sum:
@@ -709,7 +708,7 @@ def _strip_bytes(maps: Maps, grids: Grids, kernel: Kernel) -> int:
 def _patch_bytes(maps: Maps, grids: Grids, kernel: Kernel, blocks: int) -> int:
     """Size of the patches of a part, or a row of those of some channel blocks, and of tables of strips."""
     size = PATCHES * kernel.bin_bytes + 8 * (SUM_CELLS + 8 * grids.lines + 16) if len(grids.levels) > 1 else 0
-    if _side_by_side(maps).any():
+    if True in _side_by_side(maps):
         edges = 4 * grids.lines + int((maps.heights + maps.widths).max()) + 6
         size = max(size, (2 * grids.lines + 1) * blocks * kernel.bin_bytes + 8 * edges)
     return size

@@ -89,6 +89,7 @@ def pack(staging, tile, map_, address, channel, channels, y0, y1, x0, x1, t):
     it, while the next row or, where there is only one, the next channels are fetched, whose short runs the processor
     does not foresee; anything else goes item by item. A row of more than half a block is transposed with what lies
     behind it, over which the next row is packed. If `staging` is not 0, that is a place for rows that crowd a cache.
+    Rows that lie side by side are packed as columns, and what is upside down from its end.
     """
     channel_step, row_step, column_step = load_i64(map_, 3), load_i64(map_, 4), load_i64(map_, 5)
     lanes, item, cell = lane_count(t), item_bytes(t), cell_bytes(t)
@@ -96,10 +97,17 @@ def pack(staging, tile, map_, address, channel, channels, y0, y1, x0, x1, t):
     valid = min(lanes, channels - channel)
     height, width = max(y1 - y0, 0), max(x1 - x0, 0)
     block, group = transpose_rows(t) // 2, transpose_rows(t)
-    if column_step == item and row_step == width * item:
+    down, across = width * cell, cell
+    if abs(row_step) == item and abs(column_step) != item:
+        height, width, down, across, row_step, column_step = width, height, across, down, column_step, row_step
+    if column_step == -item and width > 0:
+        address, tile = address + (width - 1) * column_step, tile + (width - 1) * across
+        column_step, across = item, -across
+    in_order = across == cell and down == width * cell
+    if column_step == item and row_step == width * item and in_order:
         height, width = 1, height * width
     transposable = column_step == item and width >= block
-    if staging and column_step == item and height * width >= block and crowds(channel_step, t):
+    if staging and column_step == item and in_order and height * width >= block and crowds(channel_step, t):
         pack_staged(staging, tile, address, channel_step, row_step, height, width, valid, t)
         return
     ahead = row_step if height > 1 else group * channel_step
@@ -108,11 +116,11 @@ def pack(staging, tile, map_, address, channel, channels, y0, y1, x0, x1, t):
         copied = width - -(-(lanes - valid) * item // max(column_step, 1))
     for y in range(height):
         source = address + y * row_step
-        target = tile + y * width * cell
+        target = tile + y * down
         for x in range(copied):
-            copy_cell(target + x * cell, source + x * column_step, t)
+            copy_cell(target + x * across, source + x * column_step, t)
         covered = 2 * width > block and row_step >= SHUFFLE_BYTES and y * width + block <= height * width
-        if transposable or (column_step == item and covered):
+        if transposable or (column_step == item and in_order and covered):
             for lane in range(0, lanes, group):
                 first = min(lane, valid - 1)
                 last = min(valid - 1 - first, group - 1)
@@ -121,14 +129,14 @@ def pack(staging, tile, map_, address, channel, channels, y0, y1, x0, x1, t):
                     for row in range(x // block % LINE_PARTS, group, LINE_PARTS):
                         prefetch_read(source + (lane + row) * channel_step + x * item + ahead)
                     x = max(min(x, width - block), 0)
-                    place = target + x * cell + lane * (cell // lanes)
-                    transpose_in(place, cell, from_ + x * item, channel_step, last, t)
+                    place = target + x * across + lane * (cell // lanes)
+                    transpose_in(place, across, from_ + x * item, channel_step, last, t)
         else:
             for x in range(max(copied, 0), width):
                 for lane in range(valid):
                     from_ = source + x * column_step + lane * channel_step
-                    copy_item(target + x * cell + lane * item, from_, t)
-                copy_cell(target + x * cell, target + x * cell, t)
+                    copy_item(target + x * across + lane * item, from_, t)
+                copy_cell(target + x * across, target + x * across, t)
 
 
 @routine(only=lambda t: t.mode == "paired")
@@ -143,4 +151,4 @@ def pack_whole(desc, tile, map_, address, channel, t):
     """Copy a channel block of a whole map into the tile."""
     height, width, staging = load_i64(map_, 1), load_i64(map_, 2), staging_at(desc, tile)
     pack(staging, tile, map_, address, channel, load_i64(desc, CHANNELS), 0, height, 0, width, t)
-    number_cells(tile, load_i64(map_, 1) * load_i64(map_, 2), t)
+    number_cells(tile, height * width, t)
