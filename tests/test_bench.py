@@ -262,3 +262,18 @@ def test_pauses_times_one_thread_and_all(monkeypatch, capsys):
     for row in rows:
         one, every, ratio, *_ = row[36:].split()
         assert float(ratio[:-1]) == pytest.approx(float(one) / float(every), rel=0.3, abs=0.1)
+
+
+# ---- sizes
+
+
+def test_sizes_times_maps_of_any_size(monkeypatch, capsys):
+    main = load("sizes.py")["main"]
+    monkeypatch.setitem(main.__globals__, "COUNT", 20)
+    monkeypatch.setattr(sys, "argv", ["sizes.py", "--seconds", "0"])
+    main()
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["us", "any", "size", "one", "size"]
+    assert [row[:28].strip() for row in rows][:2] == ["pool", "pool, mean"]
+    for row in rows:
+        assert all(float(us) > 0 for us in row[28:].split())

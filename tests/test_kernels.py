@@ -913,6 +913,8 @@ VIEWS = {
     "all": lambda x: x,
     "some columns, upside down": lambda x: x[:, ::-1, : -(-x.shape[2] * 3 // 4)],
     "some channels and rows": lambda x: x[::-2, ::3],
+    "mirrored": lambda x: x[..., ::-1],
+    "transposed": lambda x: x.swapaxes(1, 2)[:, :, ::-1],
 }
 
 
