@@ -187,16 +187,17 @@ def _look_again(
     windows = min(max(room // channels, 1), len(plan.index))
     memory = [np.empty(windows * channels * bins, dtype) for dtype in dtypes]
     for number, part in enumerate(_parts(plan.index, max(windows, 1))):
-        some, grads = plan.part(part), rows[part]
+        some = plan.part(part)
+        grads, chosen = (rows[part], None) if isinstance(part, slice) else (rows, part)  # not copied
         for first in range(0, maps.channels, channels):
             every = slice(first, first + channels)
             views = [array[..., every, :, :] if layout == "NCHW" else array[..., every] for array in sources]
             kept, own = take_maps(views if maps.ragged else views[0], layout)
-            shape = len(grads), own.channels * bins
+            shape = len(some.edges), own.channels * bins
             found = [place[: math.prod(shape)].reshape(shape) for place in memory]
             backend("launch").reduce_maps(kept, own, some, "argmax", found, threads)
             planes = [plane[every] for plane in targets.planes]
-            _scatter_maxima(grads, found[1], own, some, planes, threads, more=number > 0, channel=first)
+            _scatter_maxima(grads, found[1], own, some, planes, threads, number > 0, first, chosen)
 
 
 def _parts(index: Array, count: int) -> Iterator[Any]:
@@ -427,11 +428,13 @@ def _scatter_maxima(
     threads: Any,
     more: bool = False,
     channel: int = 0,
+    chosen: Array | None = None,
 ) -> None:
     """Add the gradients to the cells that were maxima, and to what is there already if there is `more` than before.
 
-    The maps, indices and planes may be of some of the channels, from `channel` on.
+    The maps, indices and planes may be of some of the channels, from `channel` on, and of the `chosen` rows.
     """
-    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, planes, threads, more, channel)
+    some = more, channel, chosen
+    wrong = backend("weigh").scatter_maxima(rows, places, in_single(maps), plan, planes, threads, *some)
     if wrong:
         raise ValueError(f"indices[{wrong - 1}]: not all lie in the map, or are -1")

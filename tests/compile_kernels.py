@@ -6,7 +6,7 @@ import multiprocessing
 from sppfast.arrays import DTYPES
 from sppfast.cores import available_cores
 from sppfast.cpu import halves, kernels, scatter, taps
-from sppfast.cpu.descriptor import PARTS_WAY, ROWS_WAY, SHARED_WAY
+from sppfast.cpu.descriptor import PARTS_WAY, RAW_WAY, ROWS_WAY, SHARED_WAY
 from sppfast.cpu.launch import kernel_of
 
 NUMBERS, WAYS = sorted(set(DTYPES) - {"bool"}), (SHARED_WAY, ROWS_WAY, PARTS_WAY)
@@ -22,7 +22,7 @@ if __name__ == "__main__":
     asked = [
         *itertools.product(NUMBERS, ("max", "argmax", "avg"), (0, 1), [kernels.build], WAYS),
         *itertools.product(PAIRED, ("paired",), (0, 1), [kernels.build], (SHARED_WAY,)),
-        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather], ("",)),
+        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather], ("", RAW_WAY)),
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate], ("",)),
         *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map], ("",)),
         *itertools.product(SINGLES, ("avg",), (1,), [scatter.build], ("",)),

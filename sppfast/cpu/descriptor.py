@@ -48,6 +48,7 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     GRAD_STEP,
     GRAD_CHANNELS,  # of maxima they are of so many channels, of which the indices may be some
     GRAD_CHANNEL,  # from this one on
+    GRAD_ROWS_AT,  # per row: its row of gradients; 0: the same
     WHAT,  # is scattered, see `scatter`
     GROUP,  # channels of a task: channel blocks, or some of one
     LINES,  # rows of bins of all levels
@@ -60,7 +61,7 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     MERGE,  # whether bands are made whole now, not reduced
     AREAS,  # bytes of the table of areas that is made of the tile, for sums, and of its bounds; 0: none
     FIELDS,
-) = range(51)
+) = range(52)
 SHARED_WAY, ROWS_WAY, PARTS_WAY, RAW_WAY = "shared", "rows", "parts", "raw"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.

@@ -49,7 +49,7 @@ LEVELS_CELLS = 1.6  # a cell of windows of several levels takes so many times as
 FAR_AREA_BYTES = 2**21  # of a table of which it costs more: as many times as it is larger than that
 AREA_BYTES = 2**23  # of the largest
 RAW_TIMES = 2  # as long takes a cell that is packed as one whose channels lie side by side, and that is reduced there
-FAR_RAW_TIMES = 4  # for each second-level cache that the tile is as large as: then channels are not packed in order
+FAR_RAW_BYTES = 2**18  # of a tile: a map's cells more for each, since its channels are not packed in order
 MANY_CELLS = 2**62
 ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows, where a bin takes no more work than a maximum
@@ -492,7 +492,7 @@ def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
         return 0  # a window wider than a part is summed in another order: that may not depend on the others
     times = PAIR_CELLS if kernel.mode == "paired" else 1
     if reads_at_once(maps, apart):
-        return maps.largest * max(times, RAW_TIMES, FAR_RAW_TIMES * size // SECOND_BYTES)
+        return maps.largest * max(times, RAW_TIMES, size // FAR_RAW_BYTES)
     near = size <= TILE_BYTES and not is_mean and times == 1
     return -(-maps.largest // 2) if near else maps.largest * times
 

@@ -18,6 +18,7 @@ from .descriptor import (
     GRAD_AT,
     GRAD_CHANNEL,
     GRAD_CHANNELS,
+    GRAD_ROWS_AT,
     GRAD_STEP,
     GROUP,
     INDEX_AT,
@@ -159,20 +160,27 @@ def scatter_checked(planes, grad, index, area, count, first, last, t):
     return wrong
 
 
+@routine(types.int64)
+def grad_at(desc, row):
+    """Find a row of gradients."""
+    rows = load_i64(desc, GRAD_ROWS_AT)
+    return load_i64(desc, GRAD_AT) + (load_i64(rows, row) if rows else row) * load_i64(desc, GRAD_STEP)
+
+
 @routine()
 def scatter_window(desc, planes, map_, row, next_row, channel, valid, t):
     """Add the gradients of a window's maxima to their cells, and fetch those of one to come meanwhile."""
     area, channels = load_i64(map_, 1) * load_i64(map_, 2), load_i64(desc, CHANNELS)
-    grads, indices = load_i64(desc, GRAD_AT), load_i64(desc, INDEX_AT)
-    grad_step, index_step = load_i64(desc, GRAD_STEP), load_i64(desc, INDEX_STEP)
+    grads, next_grads = grad_at(desc, row), grad_at(desc, next_row)
+    indices, index_step = load_i64(desc, INDEX_AT), load_i64(desc, INDEX_STEP)
     all_channels, grad_channel = load_i64(desc, GRAD_CHANNELS), load_i64(desc, GRAD_CHANNEL) + channel
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         first, count = load_i64(level, FIRST), load_i64(level, ROWS) * load_i64(level, COLUMNS)
-        grad = grads + (all_channels * first + grad_channel * count) * item_bytes(t)
+        place = (all_channels * first + grad_channel * count) * item_bytes(t)
+        grad, next_grad = grads + place, next_grads + place
         index = indices + (channels * first + channel * count) * 4
-        next_grad, next_index = grad + next_row * grad_step, index + next_row * index_step
-        grad, index = grad + row * grad_step, index + row * index_step
+        index, next_index = index + row * index_step, index + next_row * index_step
         paired = valid // 2 * 2 if are_inside(index, valid * count, area) else 0
         scatter_pairs(planes, grad, index, next_grad, next_index, area, count, paired, t)
         if scatter_checked(planes, grad, index, area, count, paired, valid, t):

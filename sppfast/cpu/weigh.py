@@ -178,11 +178,12 @@ def scatter_maxima(
     workers: int | None,
     more: bool,
     channel: int,
+    rows: NDArray[np.int64] | None,
 ) -> int:
     """Add the gradients to the cells that were maxima; return one more than a row with a wrong index, or 0.
 
-    The maps, targets and indices may be of some of the gradients' channels, from `channel` on. The targets are cleared
-    first, unless there is `more` to add to them.
+    The maps, targets and indices may be of some of the gradients' channels, from `channel` on, and the windows and
+    indices of some of their `rows`. The targets are cleared first, unless there is `more` to add to them.
     """
     status = np.zeros(1, dtype=np.int64)
     fields = {
@@ -194,6 +195,7 @@ def scatter_maxima(
         descriptor.STATUS_AT: address_of(status),
         descriptor.GRAD_CHANNELS: grad.shape[1] // plan.grids.bins,
         descriptor.GRAD_CHANNEL: channel,
+        descriptor.GRAD_ROWS_AT: 0 if rows is None else address_of(rows),
     }
     _scatter(grad, maps, fields, None, _index_of(plan, maps), targets, 0, workers)
     return int(status[0])
