@@ -56,6 +56,7 @@ ROW_CELLS = 32  # of a bin, at least, to reduce by rows, where a bin takes no mo
 ROW_BINS = 10  # a map takes so by itself as long as so many bins
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
 RAW_BYTES = 2**12  # of a cell's channels that are read at once where they lie side by side
+RAW_BINS_BYTES = 2**22  # of their bins, at most: a small part of most results
 BAND_BYTES = 2**17  # of a channel in a band of rows, at least, into which a map is divided where there are few tasks
 SUMMED_BAND = 4  # times as many where they are summed: however many tasks, so that the order is always the same
 BAND_SHARE = 8  # of a band, at most, are its bins, which are kept till those of all bands are there
@@ -545,7 +546,7 @@ def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
     if by_rows:
         group = _group_rows(maps, kernel)
     elif way == PARTS_WAY or kernel.is_sum:
-        group = group_channels(maps, kernel, maps.count * max(most, 1))
+        group = group_channels(maps, plan.grids, kernel, maps.count * max(most, 1))
     tasks = maps.count * -(-maps.channels // group)
     bands = min(most, -(-enough_tasks() // tasks)) if most > 1 and not maps.ragged else 1
     apart = bands > 1
@@ -578,7 +579,7 @@ def _group_window_channels(maps: Maps, grids: Grids, way: Way, by_rows: bool, us
     if way.name == SHARED_WAY or (way.name == ROWS_WAY and not way.kernel.is_sum):
         return way.kernel.lanes
     at_once = not way.kernel.is_sum or (len(grids.levels) == 1 and _are_far(maps))
-    return group_channels(maps, way.kernel, max(windows, used) if at_once else used)
+    return group_channels(maps, grids, way.kernel, max(windows, used) if at_once else used)
 
 
 def _all_by_rows(maps: Maps, plan: Plan, kernel: Kernel) -> bool:
@@ -601,7 +602,7 @@ def _group_rows(maps: Maps, kernel: Kernel) -> int:
 
 
 @remembered
-def group_channels(maps: Maps, kernel: Kernel, parts: int) -> int:
+def group_channels(maps: Maps, grids: Grids, kernel: Kernel, parts: int) -> int:
     """Count the channels of a task: more where they lie side by side, and are read at once, if there are tasks enough.
 
     The work has so many `parts`, which are maps, bands or windows. Where there are more than maps it is better to read
@@ -611,7 +612,8 @@ def group_channels(maps: Maps, kernel: Kernel, parts: int) -> int:
         return kernel.lanes
     blocks = -(-maps.channels // kernel.lanes)
     spare = blocks * parts // (available_cores() if parts > maps.count else enough_tasks())
-    return kernel.lanes * max(1, min(spare, RAW_BYTES // kernel.bin_bytes, blocks))
+    most = min(RAW_BYTES, RAW_BINS_BYTES // (grids.bins + SPILL)) // kernel.bin_bytes
+    return kernel.lanes * max(1, min(spare, most, blocks))
 
 
 def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Division, areas_bytes: int) -> Launch:

@@ -127,7 +127,8 @@ def _align_part(
     tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, maps.widest)
     stream, places = stream_result(target.nbytes, samples.grids.bins, shared)
     bins, used = samples.grids.bins + SPILL, count_used(maps, index)
-    group = kernel.lanes if shared else group_channels(maps, kernel, max(min(len(index), enough_tasks()), used))
+    parts = max(min(len(index), enough_tasks()), used)
+    group = kernel.lanes if shared else group_channels(maps, samples.grids, kernel, parts)
     groups, chunks = -(-maps.channels // group), 1
     packed = maps.count * maps.largest if shared else 0
     items = ALIGNED_CELLS * target.size + maps.channels * (packed or table.cells)
