@@ -12,6 +12,7 @@ reduction of one channel block, so that the taps of all windows are listed once,
 from math import ceil, inf
 
 from numba.core import types
+from numba.types import UniTuple
 
 from ..arrays import LINE_BYTES
 from .compile import compiled_later, routine
@@ -316,40 +317,50 @@ def last_place(taps, count):
     return last
 
 
+@routine(UniTuple(types.int64, 6))
+def place_window(desc, tile, y_taps, y_total, x_taps, x_total, map_, address, channel, t):
+    """Find where a map's first cell would lie, and bytes from row to row and from column to column.
+
+    In the map itself, if that is read raw; else in the tile: of the map, of the window's rows, which are packed now,
+    or, if its taps have fewer or these have no room, of taps' rows, one behind the other. Then tell whether rows are
+    found by their place, which column is the first, and how many there are.
+    """
+    if is_raw(t):
+        return address + channel * item_bytes(t), load_i64(map_, 4), load_i64(map_, 5), 1, 0, load_i64(map_, 2)
+    across = cell_bytes(t)
+    if load_i64(desc, SHARED):
+        return tile, load_i64(map_, 2) * across, across, 1, 0, load_i64(map_, 2)
+    left, top, bottom = first_place(x_taps, x_total), first_place(y_taps, y_total), last_place(y_taps, y_total)
+    wide = max(last_place(x_taps, x_total) - left, 1)
+    step = wide * across
+    cells = tile - left * across
+    if bottom - top > min(load_i64(desc, TILE_CELLS) // wide, y_total):
+        return cells, step, across, 0, left, wide
+    pack(0, tile, map_, address, channel, load_i64(desc, CHANNELS), top, bottom, left, left + wide, t)
+    return cells - top * step, step, across, 1, left, wide
+
+
 @routine()
 def gather_level(desc, number, row, tile, bins, blocks, waiting, beside, map_, address, channel, t):
-    """Reduce the bins of a level of a window, some channel blocks; `waiting` and `beside` as in `reduce_blocks`.
-
-    Of the map itself, if that is read raw; else one block, from a tile: of the map, of the window's rows or, if those
-    of its taps are fewer or have no room, of as many of these as have.
-    """
+    """Reduce the bins of a level of a window, some channel blocks; `waiting` and `beside` as in `reduce_blocks`."""
     level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * number
-    rows, columns, by_place = load_i64(level, ROWS), load_i64(level, COLUMNS), load_i64(desc, SHARED) or is_raw(t)
+    rows, columns = load_i64(level, ROWS), load_i64(level, COLUMNS)
     y_record, x_record = record_of(desc, row, number, 0), record_of(desc, row, number, 1)
     y_all, y_total = taps_at(y_record, rows), first_tap(y_record, rows)
     x_taps, x_total = taps_at(x_record, columns), first_tap(x_record, columns)
     y_samples, x_samples = samples_of(desc, row, rows, 0, t), samples_of(desc, row, columns, 1, t)
     channels, bins_step = load_i64(desc, CHANNELS), load_i64(desc, BINS) * accumulator_bytes(t)
-    left = 0 if by_place else first_place(x_taps, x_total)
-    wide = load_i64(map_, 2) if by_place else max(last_place(x_taps, x_total) - left, 1)
-    room, step, across, last = load_i64(desc, TILE_CELLS) // wide, wide * cell_bytes(t), cell_bytes(t), 0
-    cells = tile - left * across
-    if is_raw(t):
-        cells, step, across = address + channel * item_bytes(t), load_i64(map_, 4), load_i64(map_, 5)
-        last = (channels - lane_count(t) - channel) * item_bytes(t)
-    elif not by_place:
-        top, bottom = first_place(y_all, y_total), last_place(y_all, y_total)
-        if bottom - top <= min(room, y_total):
-            pack(0, tile, map_, address, channel, channels, top, bottom, left, left + wide, t)
-            by_place, cells = 1, cells - top * step
+    place = (y_all, y_total, x_taps, x_total, map_, address, channel)
+    cells, step, across, by_place, left, wide = place_window(desc, tile, *place, t)
+    last = (channels - lane_count(t) - channel) * item_bytes(t) if is_raw(t) else 0
     for y in range(rows):
         y_first, found = first_tap(y_record, y), first_tap(y_record, y + 1) - first_tap(y_record, y)
         y_taps, ahead = y_all + y_first * TAP_BYTES, 0
         if y + 1 < rows and y_first + found < y_total:
             ahead = (load_i64(y_taps, 2 * found) - load_i64(y_taps, 0)) * step
-        held = 0
+        held, room = 0, found if by_place else load_i64(desc, TILE_CELLS) // wide
         while held == 0 or held < found:
-            group, taps = min(found - held, found if by_place else room), y_taps + held * TAP_BYTES
+            group, taps = min(found - held, room), y_taps + held * TAP_BYTES
             for i in range(0 if by_place else group):
                 at = load_i64(taps, 2 * i)
                 pack(0, tile + i * step, map_, address, channel, channels, at, at + 1, left, left + wide, t)
@@ -360,8 +371,8 @@ def gather_level(desc, number, row, tile, bins, blocks, waiting, beside, map_, a
                 bin_, places = bins + (y * columns + x) * accumulator_bytes(t), x_taps + first * TAP_BYTES
                 for block in range(blocks):
                     from_ = cells + min(block * lane_count(t) * item_bytes(t), last)
-                    place = (bin_ + block * bins_step, held, lowest, from_, step, across, by_place, ahead)
-                    gather_bin(taps, group, places, there, *place, t)
+                    run = (bin_ + block * bins_step, held, lowest, from_, step, across, by_place, ahead)
+                    gather_bin(taps, group, places, there, *run, t)
                 if beside and held == 0:
                     send_line(beside, waiting)
                     beside, waiting = beside + LINE_BYTES, waiting + LINE_BYTES
