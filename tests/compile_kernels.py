@@ -7,6 +7,7 @@ from sppfast.arrays import DTYPES
 from sppfast.cores import available_cores
 from sppfast.cpu import halves, kernels, scatter, taps
 from sppfast.cpu.descriptor import PARTS_WAY, RAW_WAY, ROWS_WAY, SHARED_WAY
+from sppfast.cpu.lanes.reduction import NARROW
 from sppfast.cpu.launch import kernel_of
 
 NUMBERS, WAYS = sorted(set(DTYPES) - {"bool"}), (SHARED_WAY, ROWS_WAY, PARTS_WAY)
@@ -20,12 +21,12 @@ def compile_kernel(dtype, mode, narrow, build, way):
 
 if __name__ == "__main__":
     asked = [
-        *itertools.product(NUMBERS, ("max", "argmax", "avg"), (0, 1), [kernels.build], WAYS),
-        *itertools.product(PAIRED, ("paired",), (0, 1), [kernels.build], (SHARED_WAY,)),
-        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, 1), [taps.build_gather], ("", RAW_WAY)),
+        *itertools.product(NUMBERS, ("max", "argmax", "avg"), (0, NARROW), [kernels.build], WAYS),
+        *itertools.product(PAIRED, ("paired",), (0, NARROW), [kernels.build], (SHARED_WAY,)),
+        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, NARROW), [taps.build_gather], ("", RAW_WAY)),
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate], ("",)),
-        *itertools.product(SINGLES, ("avg",), (0, 1), [taps.build_spread, taps.build_spread_map], ("",)),
-        *itertools.product(SINGLES, ("avg",), (1,), [scatter.build], ("",)),
+        *itertools.product(SINGLES, ("avg",), (0, NARROW), [taps.build_spread, taps.build_spread_map], ("",)),
+        *itertools.product(SINGLES, ("avg",), (NARROW,), [scatter.build], ("",)),
         *itertools.product(HALVES, ("avg",), (0,), [halves.build], (halves.WIDEN, halves.NARROW)),
     ]
     jobs = {(*names, kernel_of(*names, narrow, build).narrow, build, way) for *names, narrow, build, way in asked}

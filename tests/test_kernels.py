@@ -15,8 +15,9 @@ from torture.fences import fenced
 import sppfast
 from sppfast import pooling
 from sppfast.arrays import take_maps
-from sppfast.cpu import descriptor, launch, order, threads, weigh
+from sppfast.cpu import descriptor, kernels, launch, order, taps, threads, weigh
 from sppfast.cpu import windows as cpu_windows
+from sppfast.cpu.lanes.reduction import NARROW
 from sppfast.windows import take_rois
 
 pytestmark = pytest.mark.usefixtures("forget")
@@ -30,11 +31,10 @@ ROUNDINGS = ["sppnet", "fast_rcnn", "cells"]
 def test_every_kernel(rng, monkeypatch, dtype, options, few):
     """Each that pooling can ask for: of small and of large maps, of a few windows and of many."""
     asked, size = set(), dtype_of(dtype).itemsize
-    narrow = few and (size > 1 or options.get("mode") != "avg")  # of sums of 8 bits there are no fewer lanes
 
     def address(kernel, way="", address=launch.Kernel.address):
         asked.add((kernel.mode, way))
-        assert (kernel.dtype, kernel.narrow) == (dtype, narrow)
+        assert (kernel.dtype, kernel.lanes) == (dtype, launch.kernel_of(dtype, kernel.mode, NARROW * few).lanes)
         return address(kernel, way)
 
     monkeypatch.setattr(launch.Kernel, "address", address)
@@ -223,7 +223,7 @@ def test_sums_that_are_close_are_not_taken_for_others(rng, monkeypatch, forget, 
         ("float32", 16, 50, 8),  # more would be padding
         ("float32", 17, 50, 32),
         ("float32", 64, 50, 32),
-        ("float32", 64, 80, 8),  # a table of more would leave the near caches
+        ("float32", 64, 80, 16),  # a table of more would leave the near caches
         ("float64", 64, 80, 16),  # none is made
         ("uint8", 64, 100, 32),  # there are no fewer
     ],
@@ -244,7 +244,7 @@ def test_lanes_of_which_half_would_be_padding_are_few(rng, monkeypatch, forget, 
     asked = []
     monkeypatch.setattr(launch.Kernel, "address", lambda kernel, way: asked.append((kernel.lanes, way)) or 0)
     monkeypatch.setattr(launch.threads.crew, "run", lambda *_: None)
-    wide, few = launch.kernel_of(dtype, "max").lanes, launch.kernel_of(dtype, "max", 1).lanes
+    wide, few = launch.kernel_of(dtype, "max").lanes, launch.kernel_of(dtype, "max", NARROW).lanes
     assert most == wide // 2
     for channels in {few, few + 1, most, most + 1}:
         x = rng.integers(0, 9, (channels, 30, 40)).astype(dtype)
@@ -513,7 +513,7 @@ def test_means_of_windows_by_rows(rng, monkeypatch, set_row_cells, levels, chann
         return sppfast.roi_pool(maps, rois, levels, mode="avg", layout=layout, **options)
 
     by_parts = call(maps, rois)
-    monkeypatch.setattr(launch, "SHARED_BYTES", launch.kernel_of("float64", "avg", 1).cell_bytes * 12 * 9)
+    monkeypatch.setattr(launch, "SHARED_BYTES", launch.kernel_of("float64", "avg", NARROW).cell_bytes * 12 * 9)
     monkeypatch.setattr(launch, "CHUNK_WINDOWS", 1)
     set_row_cells(1e-9)
     by_rows = call(maps, rois)
@@ -821,6 +821,47 @@ def test_windows_are_read_where_they_lie(rng, monkeypatch, shape, levels, dtype,
     are_summed_at_once = shape[2] > 100 and dtype in ("float32", "float64")
     if shape[1] > 128 and (pool is not pool_means or are_summed_at_once):
         assert max(groups) > block
+
+
+HALVED = {  # with which kernel, where there are pairs
+    pool_maxima: ("max", kernels.build),
+    find_maxima: ("paired", kernels.build),
+    pool_means: ("avg", kernels.build),
+    align_means: ("avg", taps.build_gather),
+    align_maxima: ("peak", taps.build_gather),
+}
+
+
+FLOATS = "float16", "bfloat16", "float32", "float64"
+
+
+@pytest.mark.parametrize(("pool", "dtype"), [*itertools.product(HALVED, FLOATS), (pool_maxima, "uint8")])
+@pytest.mark.parametrize("levels", [7, (6, 3, 2, 1)], ids=str)
+def test_large_maps_side_by_side_are_packed_in_half_the_lanes(rng, monkeypatch, forget, dtype, levels, pool):
+    """A cache line of channels of each cell, where so many lanes are enough: the bits are those of all lanes."""
+    mode, build = HALVED[pool]
+    mode = "argmax" if dtype == "float64" and mode == "paired" else mode
+    x = make(rng, (2, 100, 26, 30), dtype, "spread")
+    rois, batch_index = make_rois(rng, 90, (32 * 26, 32 * 30)) / 2, rng.integers(0, 2, 90)
+    half, lanes = launch.kernel_of(dtype, mode, 1, build), []
+
+    def address(kernel, way="", address=launch.Kernel.address):
+        lanes.append(kernel.lanes)
+        return address(kernel, way)
+
+    def call(x, layout):
+        outs = [np.zeros((90, sppfast.Pyramid(levels).output_length(100)), kind) for kind in (x.dtype, np.int32)]
+        return pool(x, rois, levels, batch_index=batch_index, layout=layout, out=outs[0], indices=outs[1])
+
+    whole = call(x, "NCHW")
+    monkeypatch.setattr(launch, "_shared_from", lambda *_: 0)
+    monkeypatch.setattr(launch, "WIDE_SHARED_BYTES", 26 * 30 * half.cell_bytes)
+    monkeypatch.setattr(launch, "AREA_BYTES", 0)
+    monkeypatch.setattr(launch.Kernel, "address", address)
+    forget()
+    for a, b in zip(call(np.ascontiguousarray(np.moveaxis(x, 1, -1)), "NHWC"), whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert half.lanes in lanes
 
 
 @pytest.mark.parametrize(("workers", "way"), [(1, "FETCHED"), (4, "FETCHED"), (5, "BESIDE"), (None, "BESIDE")])

@@ -15,6 +15,7 @@ from .descriptor import (
     BANDS,
     BANDS_AT,
     BANDS_STEP,
+    BATCH_STEP,
     BINS,
     BLOCKS,
     CHANNELS,
@@ -28,6 +29,7 @@ from .descriptor import (
     RAW_BAND_CELLS,
     SHARED,
     SHARED_WAY,
+    STARTS_AT,
     TILE_CELLS,
     channels_of,
     count_cells,
@@ -55,7 +57,7 @@ def reduce_parts(desc, tile, more, bins, y_edges, x_edges, box, y0, y1, map_, ad
     """Reduce the rows [y0, y1) of a window part by part, each as large as a tile in a near cache: all is packed once.
 
     Sums do without where the lanes lie side by side in the map; they take the same parts, and with them the same order,
-    there and where the tile holds the whole map.
+    there and where the tile holds the whole map. Of a whole map, a small one then, the next one is fetched meanwhile.
     """
     x0, x1 = load_i32(x_edges, 0), load_i32(x_edges, 1)
     channels, map_width, shared = load_i64(desc, CHANNELS), load_i64(map_, 2), load_i64(desc, SHARED)
@@ -64,9 +66,10 @@ def reduce_parts(desc, tile, more, bins, y_edges, x_edges, box, y0, y1, map_, ad
     capacity = SUM_CELLS if is_sum(t) else load_i64(desc, TILE_CELLS)
     wide = max(min(x1 - x0, capacity), 1)
     tall = capacity // wide
-    cells, step, across = tile, map_width * cell_bytes(t), cell_bytes(t)
+    cells, step, across, ahead = tile, map_width * cell_bytes(t), cell_bytes(t), 0
     if raw:
         cells, step, across = address + channel * item_bytes(t), load_i64(map_, 4), load_i64(map_, 5)
+        ahead = 0 if load_i64(desc, STARTS_AT) else load_i64(desc, BATCH_STEP)
     top = y0
     while top == y0 or top < y1:
         bottom, left = min(top + tall, y1), x0
@@ -79,8 +82,8 @@ def reduce_parts(desc, tile, more, bins, y_edges, x_edges, box, y0, y1, map_, ad
                 cells = tile - top * step - left * across
             held = top > y0 or left > x0
             place = (box, held, top, bottom, left, right)
-            if not sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, *place, t):
-                reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, *place, t)
+            if not sum_patches(desc, cells, step, across, ahead, more, bins, y_edges, x_edges, *place, t):
+                reduce_bins(desc, cells, step, across, ahead, bins, y_edges, x_edges, map_width, *place, t)
             left += wide
         top += tall
 

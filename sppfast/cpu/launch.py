@@ -23,7 +23,7 @@ from . import descriptor, kernels, threads
 from .compile import c_function, digest
 from .descriptor import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from .lanes.areas import BOUNDS
-from .lanes.reduction import Reduction
+from .lanes.reduction import NARROW, Reduction, lanes_of
 from .order import Order, blocks_of, by_place, order_windows, runs_of
 from .reduce import BLOCK_MODES
 from .rows import LINES_BYTES, STRIPS_BYTES
@@ -49,7 +49,8 @@ LEVELS_CELLS = 1.6  # a cell of windows of several levels takes so many times as
 FAR_AREA_BYTES = 2**21  # of a table of which it costs more: as many times as it is larger than that
 AREA_BYTES = 2**23  # of the largest
 RAW_TIMES = 2  # as long takes a cell that is packed as one whose channels lie side by side, and that is reduced there
-FAR_RAW_BYTES = 2**18  # of a tile: a map's cells more for each, since its channels are not packed in order
+FAR_RAW_BYTES = 2**19  # of a tile, or of a wide block of its map, for each of which it takes as long again; twice with
+FAR_RAW_TIMES = 10  # indices; for that of a block at most
 MANY_CELLS = 2**62
 ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows, where a bin takes no more work than a maximum
@@ -96,12 +97,13 @@ class Kernel:
 
 @cache
 def kernel_of(dtype: str, mode: str, narrow: int = 0, build: Callable[..., Any] = kernels.build) -> Kernel:
-    """Describe a kernel; of sums of 8 bits the narrow one is the wide one."""
-    t = Reduction(dtype, mode, bool(narrow))
+    """Describe a kernel: of those with as many lanes the widest, as it is called."""
+    t = Reduction(dtype, mode, narrow)
+    narrow = next(n for n in range(narrow + 1) if lanes_of(t.bits, mode, n) == t.count)
     return Kernel(
         dtype,
         mode,
-        int(t.count < Reduction(dtype, mode, False).count),
+        narrow,
         build,
         lanes=t.count,
         cell_bytes=t.count * t.cell.bits // 8,
@@ -353,10 +355,10 @@ def _ways(maps: Maps, grids: Grids, mode: str) -> list[Way]:
     for own_mode in ["paired", mode] if mode == "argmax" and maps.dtype.itemsize <= 4 else [mode]:
         kernel, least, apart = _lanes(maps, own_mode, kernels.build)
         if kernel is not None:
-            few = _kernel(maps, own_mode, True)
-            if kernel.is_sum and few.lanes < kernel.lanes and _areas_bytes(maps, kernel) > SECOND_BYTES:
-                # A table that leaves the near caches costs more than to write few lanes at a time.
-                ways.append(Way(few, SHARED_WAY, maps.largest * _areas_from(maps, grids, few)))
+            half = _kernel(maps, own_mode, 1)
+            if kernel.is_sum and half.lanes < kernel.lanes and _areas_bytes(maps, kernel) > SECOND_BYTES:
+                # A table that leaves the near caches costs more than to write fewer lanes at a time.
+                ways.append(Way(half, SHARED_WAY, maps.largest * _areas_from(maps, grids, half)))
             has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
             ways.append(Way(kernel, SHARED_WAY, least, has_room=has_room))
     if not apart.is_sum:
@@ -431,7 +433,7 @@ def _sums_by_rows_from(maps: Maps) -> int:
 
     By the map alone, so that what else is pooled with it does not change the order.
     """
-    return SHARED_BYTES // _kernel(maps, "avg", True).cell_bytes + 1
+    return SHARED_BYTES // _kernel(maps, "avg", NARROW).cell_bytes + 1
 
 
 def _row_cells(grids: Grids, kernel: Kernel) -> int:
@@ -474,9 +476,11 @@ def _lanes(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Kernel | N
     Once where that is less work, see `_shared_from`; a large map is packed in few lanes.
     """
     apart = _apart(maps, mode, build)
-    for narrow in range(is_narrow(maps, mode), 2):
-        kernel = _kernel(maps, mode, bool(narrow), build)
-        size, most = maps.largest * kernel.cell_bytes, SHARED_BYTES if narrow else min(WIDE_SHARED_BYTES, SHARED_BYTES)
+    halved = (0, 1, NARROW) if True in _side_by_side(maps) else (0, NARROW)
+    for narrow in halved if not is_narrow(maps, mode) else (NARROW,):
+        kernel = _kernel(maps, mode, narrow, build)
+        most = SHARED_BYTES if narrow == NARROW else min(WIDE_SHARED_BYTES, SHARED_BYTES)
+        size = maps.largest * kernel.cell_bytes
         if size <= most and maps.largest <= kernel.most_cells:
             return kernel, _shared_from(maps, kernel, apart), apart
     return None, MANY_CELLS, apart
@@ -493,7 +497,9 @@ def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
         return 0  # a window wider than a part is summed in another order: that may not depend on the others
     times = PAIR_CELLS if kernel.mode == "paired" else 1
     if reads_at_once(maps, apart):
-        return maps.largest * max(times, RAW_TIMES, size // FAR_RAW_BYTES)
+        each = FAR_RAW_BYTES >> kernel.has_index
+        far = min(maps.largest * apart.lanes * maps.dtype.itemsize // each, FAR_RAW_TIMES)
+        return maps.largest * max(times, RAW_TIMES, far, size // each)
     near = size <= TILE_BYTES and not is_mean and times == 1
     return -(-maps.largest // 2) if near else maps.largest * times
 
@@ -506,19 +512,19 @@ def _apart(maps: Maps, mode: str, build: Callable[..., Any] = kernels.build) -> 
     side_by_side = True in _side_by_side(maps)
     narrow = is_narrow(maps, mode)
     if side_by_side and narrow:
-        narrow = maps.channels <= _kernel(maps, mode, True, build).lanes
-    return _kernel(maps, mode, narrow, build)
+        narrow = maps.channels <= _kernel(maps, mode, NARROW, build).lanes
+    return _kernel(maps, mode, NARROW * narrow, build)
 
 
 def is_narrow(maps: Maps, mode: str) -> bool:
     """Tell whether to take few lanes: where half of many, or more, would be padding."""
-    return 2 * maps.channels <= _kernel(maps, mode, False).lanes
+    return 2 * maps.channels <= _kernel(maps, mode, 0).lanes
 
 
-def _kernel(maps: Maps, mode: str, narrow: bool, build: Callable[..., Any] = kernels.build) -> Kernel:
+def _kernel(maps: Maps, mode: str, narrow: int, build: Callable[..., Any] = kernels.build) -> Kernel:
     """Find the kernel: bools are reduced as the bytes that they are."""
     name = "uint8" if maps.name == "bool" else maps.name
-    return kernel_of(name, mode, int(narrow), build)
+    return kernel_of(name, mode, narrow, build)
 
 
 @dataclass(eq=False, slots=True)

@@ -13,6 +13,8 @@ from .lanes.transposition import transpose_in
 LINE_PARTS = LINE_BYTES // SHUFFLE_BYTES
 NEAR_WAYS = 8  # lines that the first-level cache keeps of those whose addresses differ by a multiple of its period
 NEAR_PERIOD = 4096
+FAR_BYTES = 2**20  # of cells that are copied, from which on they are fetched: a common second-level cache
+AHEAD_CELLS = 64
 
 
 @routine(types.boolean)
@@ -81,6 +83,36 @@ def pack_staged(staging, tile, address, channel_step, row_step, height, width, v
 
 
 @routine()
+def prefetch_cell(address, t):
+    """Fetch a block of channels that lie side by side, but not the end of one that begins within a cache line."""
+    for line in range(0, lane_count(t) * item_bytes(t), LINE_BYTES):
+        prefetch_read(address + line)
+
+
+@routine()
+def fetch_end(address, blocks, last, t):
+    """Fetch the end of some channel blocks of a cell; `last` is how far the last one may be behind the first."""
+    size = lane_count(t) * item_bytes(t)
+    prefetch_read(address + min((blocks - 1) * size, last) + size - 1)
+
+
+@routine()
+def fetch_cell(address, t):
+    """Fetch a block of channels that lie side by side."""
+    prefetch_cell(address, t)
+    fetch_end(address, 1, 0, t)
+
+
+@routine()
+def copy_cells(target, across, source, step, count, size, t):
+    """Copy cells of a row whose channels lie side by side, and fetch those that follow if they are of far memory."""
+    for x in range(count):
+        if size >= FAR_BYTES:
+            fetch_cell(source + (x + AHEAD_CELLS) * step, t)
+        copy_cell(target + x * across, source + x * step, t)
+
+
+@routine()
 def pack(staging, tile, map_, address, channel, channels, y0, y1, x0, x1, t):
     """Copy the cells [y0, y1) x [x0, x1) of one channel block into the tile, encoded.
 
@@ -104,7 +136,7 @@ def pack(staging, tile, map_, address, channel, channels, y0, y1, x0, x1, t):
         address, tile = address + (width - 1) * column_step, tile + (width - 1) * across
         column_step, across = item, -across
     in_order = across == cell and down == width * cell
-    if column_step == item and row_step == width * item and in_order:
+    if row_step == width * column_step and in_order:
         height, width = 1, height * width
     transposable = column_step == item and width >= block
     if staging and column_step == item and in_order and height * width >= block and crowds(channel_step, t):
@@ -117,8 +149,7 @@ def pack(staging, tile, map_, address, channel, channels, y0, y1, x0, x1, t):
     for y in range(height):
         source = address + y * row_step
         target = tile + y * down
-        for x in range(copied):
-            copy_cell(target + x * across, source + x * column_step, t)
+        copy_cells(target, across, source, column_step, copied, height * width * column_step, t)
         covered = 2 * width > block and row_step >= SHUFFLE_BYTES and y * width + block <= height * width
         if transposable or (column_step == item and in_order and covered):
             for lane in range(0, lanes, group):

@@ -16,6 +16,7 @@ from .descriptor import (
     POWER,
     ROWS,
     SHARED_WAY,
+    STARTS_AT,
     TALL,
     WIDE,
     X_EDGES,
@@ -36,8 +37,9 @@ from .lanes.accumulators import (
     start,
     store_accumulator,
 )
-from .lanes.memory import load_i32, load_i64, prefetch_read
+from .lanes.memory import load_i32, load_i64
 from .lanes.reduction import accumulator_bytes, cell_bytes, is_sum, item_bytes, lane_count, raw_cells
+from .pack import fetch_cell, fetch_end, prefetch_cell
 from .write import send_line
 
 AHEAD_BYTES = 8192  # of what is read: the processor does not foresee rows that are read side by side
@@ -46,10 +48,11 @@ BLOCK_MODES = "max", "paired"  # cells may be reduced twice, and in any order
 
 
 @routine()
-def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, box, held, y0, y1, x0, x1, t):
+def reduce_bins(desc, cells, step, across, ahead, bins, y_edges, x_edges, map_width, box, held, y0, y1, x0, x1, t):
     """Reduce the bins of a window in a box over the cells [y0, y1) x [x0, x1), on top of what is held of them.
 
-    `cells` is where the map's first cell would lie; `step` is from row to row, `across` from column to column.
+    `cells` is where the map's first cell would lie; `step` is from row to row, `across` from column to column. What is
+    `ahead` is fetched, if that is not 0.
     Bound: one vector load and one vector operation per line of a cell, for each bin that it is in.
     """
     for i in range(load_i64(desc, LEVELS)):
@@ -73,39 +76,34 @@ def reduce_bins(desc, cells, step, across, bins, y_edges, x_edges, map_width, bo
                     line = begin_some(accumulator, t)
                     for x in range(left, right):
                         cell = cells + y * step + x * across
+                        if ahead:
+                            fetch_cell(cell + ahead, t)
                         line = add_some_cell(line, cell, y * map_width + x, t)
                     accumulator = end_some(accumulator, line, t)
                 store_accumulator(bin_, accumulator, t)
             place += columns * accumulator_bytes(t)
 
 
-@routine()
-def prefetch_cell(address, t):
-    """Fetch a block of channels that lie side by side."""
-    prefetch_read(address)
-    if lane_count(t) * item_bytes(t) > LINE_BYTES:
-        prefetch_read(address + LINE_BYTES)
+@routine(types.int64)
+def cells_ahead(across, blocks, t):
+    """Count the bytes from cells of which some channel blocks are read to those that are fetched meanwhile."""
+    some = raw_cells(t) * blocks * lane_count(t) * item_bytes(t)
+    return -(-AHEAD_BYTES // some) * raw_cells(t) * across
 
 
 @routine(types.int64)
-def cells_ahead(across, t):
-    """Count the bytes from cells that are read at once to those that are fetched meanwhile."""
-    step = max(raw_cells(t) * across, 1)
-    return -(-AHEAD_BYTES // step) * step
-
-
-@routine(types.int64)
-def window_ahead(map_, wide, t):
+def window_ahead(map_, wide, blocks, t):
     """Count them for a window of `wide` columns: what lies behind its rows is not read."""
     step, across = load_i64(map_, 4), load_i64(map_, 5)
-    return step if wide < load_i64(map_, 2) and wide * across <= NEXT_BYTES else cells_ahead(across, t)
+    return step if wide < load_i64(map_, 2) and wide * across <= NEXT_BYTES else cells_ahead(across, blocks, t)
 
 
 @routine()
-def reduce_cells(bin_, bins_step, blocks, last, across, ahead, cells, count, index, t):
+def reduce_cells(bin_, bins_step, blocks, last, across, ahead, whole, cells, count, index, t):
     """Reduce a few cells of a row into a bin, one channel block after the other; `index` is that of the first cell.
 
-    `last` is how far the last block is behind the first, and `ahead` how far what is fetched is behind the cells.
+    `last` is how far the last block is behind the first, and `ahead` how far what is fetched is behind the cells: the
+    `whole` of it, or all but the ends of cells, which are in a cache already where windows overlap.
     """
     size = lane_count(t) * item_bytes(t)
     for block in range(blocks):
@@ -116,6 +114,8 @@ def reduce_cells(bin_, bins_step, blocks, last, across, ahead, cells, count, ind
             prefetch_cell(cell + i * across + ahead, t)
             some = add_some_raw_cell(some, cell + i * across, index + i, t)
         store_accumulator(place, end_some(accumulator, some, t), t)
+    for i in range(count if whole else 0):
+        fetch_end(cells + i * across + ahead, blocks, last, t)
 
 
 @routine(only=lambda t: t.way != SHARED_WAY)
@@ -129,7 +129,8 @@ def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, ad
     """
     map_width, step, across = load_i64(map_, 2), load_i64(map_, 4), load_i64(map_, 5)
     cells, last = address + channel * item_bytes(t), (last - channel) * item_bytes(t)
-    ahead = window_ahead(map_, load_i32(x_edges, 1) - load_i32(x_edges, 0), t)
+    ahead = window_ahead(map_, load_i32(x_edges, 1) - load_i32(x_edges, 0), blocks, t)
+    whole = load_i64(desc, STARTS_AT) == 0
     for i in range(load_i64(desc, LEVELS)):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
         if load_i64(level, FINER) >= 0:
@@ -148,7 +149,7 @@ def reduce_raw(desc, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, ad
             for y in range(top, bottom):
                 for column in range(columns):
                     left, right = load_i32(x_places, column), load_i32(x_places, columns + column)
-                    run = (first + column * accumulator_bytes(t), bins_step, blocks, last, across, ahead)
+                    run = (first + column * accumulator_bytes(t), bins_step, blocks, last, across, ahead, whole)
                     rest = left if is_sum(t) else right - max(right - left, 0) % raw_cells(t)
                     for x in range(left, rest, raw_cells(t)):
                         reduce_cells(*run, cells + y * step + x * across, raw_cells(t), y * map_width + x, t)
@@ -215,7 +216,7 @@ def reduce_shared(desc, tile, wide_tile, state, bins, y_edges, x_edges, map_, po
     if power < 0:
         step, across = width * cell_bytes(t), cell_bytes(t)
         cells = (False, 0, height, 0, width)
-        reduce_bins(desc, tile, step, across, bins, y_edges, x_edges, width, EVERYTHING, *cells, t)
+        reduce_bins(desc, tile, step, across, 0, bins, y_edges, x_edges, width, EVERYTHING, *cells, t)
         return state
     tall, wide = power // POWER, power % POWER
     while state < tall * POWER:

@@ -36,7 +36,8 @@ from .lanes.accumulators import (
 )
 from .lanes.memory import load_i32, load_i64, store_i64
 from .lanes.reduction import accumulator_bytes, cell_bytes, item_bytes, lane_count, raw_cells, some_bytes
-from .reduce import cells_ahead, prefetch_cell
+from .pack import fetch_cell, fetch_end, prefetch_cell
+from .reduce import cells_ahead
 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
@@ -75,9 +76,10 @@ def strip_of(strips, edge, low, high):
 
 
 @routine(types.boolean, only=lambda t: t.mode == "avg", unroll=False)
-def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, box, held, y0, y1, x0, x1, t):
+def sum_patches(desc, cells, step, across, ahead, more, bins, y_edges, x_edges, box, held, y0, y1, x0, x1, t):
     """Sum the bins of a window in a box over a part of its cells from patches, cells in the same bins of all levels.
 
+    `ahead` is as in `reduce_bins`.
     Bound: one vector load, conversion and addition per line of a cell, however many bins it is in. Returns whether that
     is less work than to sum the cells of each bin; otherwise it does nothing.
     """
@@ -101,7 +103,10 @@ def sum_patches(desc, cells, step, across, more, bins, y_edges, x_edges, box, he
             patch = begin_some(start(t), t)
             for y in range(top, bottom):
                 for x in range(left, right):
-                    patch = add_some_cell(patch, cells + y * step + x * across, 0, t)
+                    cell = cells + y * step + x * across
+                    if ahead:
+                        fetch_cell(cell + ahead, t)
+                    patch = add_some_cell(patch, cell, 0, t)
             store_patch(patches + (i * wide + j) * some_bytes(t), patch, t)
     for i in range(levels):
         level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
@@ -135,7 +140,7 @@ def add_row(patches, x_cuts, wide, blocks, last, cells, across, t):
 
     `last` is how far the last block is behind the first.
     """
-    size, ahead = lane_count(t) * item_bytes(t), cells_ahead(across, t)
+    size, ahead = lane_count(t) * item_bytes(t), cells_ahead(across, blocks, t)
     for j in range(wide):
         right = load_i64(x_cuts, j + 1)
         for x in range(load_i64(x_cuts, j), right, raw_cells(t)):
@@ -148,6 +153,8 @@ def add_row(patches, x_cuts, wide, blocks, last, cells, across, t):
                     prefetch_cell(cell + i * across + ahead, t)
                     patch = add_some_raw_cell(patch, cell + i * across, 0, t)
                 store_patch(place, patch, t)
+            for i in range(count):
+                fetch_end(cells + (x + i) * across + ahead, blocks, last, t)
 
 
 @routine(only=sums_raw, unroll=False)

@@ -76,8 +76,7 @@ from .lanes.reduction import (
     reduction,
     result_bytes,
 )
-from .pack import pack
-from .reduce import prefetch_cell
+from .pack import pack, prefetch_cell
 from .write import can_wait, copy_window, lines_beside, other_row, prefetch_ends, send_line, transpose_levels, write
 
 TAP_BYTES = 16  # int64 place, float64 weight

@@ -12,7 +12,7 @@ from ..memory import allocate
 from ..plan import Plan, Samples
 from . import descriptor, halves, scatter, taps
 from .descriptor import RAW_WAY, ROWS
-from .lanes.reduction import HALVES
+from .lanes.reduction import HALVES, NARROW
 from .launch import (
     SERIAL_ITEMS,
     SPILL,
@@ -164,8 +164,8 @@ def spread_means(
     workers: int | None,
 ) -> None:
     """Add the gradients of the windows' means, rows of `grad`, up in the targets, contiguous (C, H, W) arrays."""
-    narrow = int(is_narrow(maps, "avg") or maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES)
-    kernel = kernel_of(maps.name, "avg", narrow, taps.build_spread)
+    narrow = is_narrow(maps, "avg") or maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES
+    kernel = kernel_of(maps.name, "avg", NARROW * narrow, taps.build_spread)
     table = Table(maps, plan, "avg", workers)
     _spread(kernel, grad, maps, plan, {}, table, targets, workers)
 
@@ -219,7 +219,7 @@ def scatter_peaks(
 def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArray[Any]], workers: int | None) -> None:
     """Write the gradients of the means of whole maps; the plan has a row for each map, or one for all."""
     fields = {**edge_fields(plan), **level_fields(plan.grids), **map_fields(maps)}
-    few = kernel_of(maps.name, "avg", 1, taps.build_spread_map)
+    few = kernel_of(maps.name, "avg", NARROW, taps.build_spread_map)
     kernel = few if maps.channels <= few.lanes else kernel_of(maps.name, "avg", 0, taps.build_spread_map)
     if maps.largest * kernel.bin_bytes <= LANES_BYTES:
         return _spread(kernel, grad, maps, plan, fields, None, targets, workers)
@@ -270,7 +270,7 @@ def _scatter(
     scratch: int,
     workers: int | None,
 ) -> None:
-    kernel = kernel_of(maps.name, "avg", 1, scatter.build)
+    kernel = kernel_of(maps.name, "avg", NARROW, scatter.build)
     group = _group(maps)
     blocks = -(-maps.channels // group)
     addresses = np.array([address_of(target) for target in targets], dtype=np.int64)

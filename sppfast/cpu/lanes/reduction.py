@@ -16,6 +16,7 @@ from .llvm import F64, I64, has_feature
 CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four registers of AVX2
 SUMMED_LANES = 16  # columns that are summed over rows at a time
 HALVES = 32  # that are converted at a time: a cache line
+NARROW = 2  # times that the lanes are halved of few channels: in no dtype is a transposed block of fewer
 SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
 
 # dtype: bits, what the bits are, bits of infinity (floats)
@@ -36,12 +37,10 @@ _DTYPES = {
 }
 
 
-def lanes_of(bits: int, mode: str, narrow: bool) -> int:
-    """Channel lanes of a cell."""
-    block = 2 * SHUFFLE_BYTES * 8 // bits
-    if narrow:
-        return block
-    return min(CELL_BYTES * 8 // bits, 32 if mode in ("avg", "peak") else 64)
+def lanes_of(bits: int, mode: str, narrow: int) -> int:
+    """Channel lanes of a cell: as many as are fast, halved so many times, but no fewer than a transposed block has."""
+    most = min(CELL_BYTES * 8 // bits, 32 if mode in ("avg", "peak") else 64)
+    return max(most >> narrow, 2 * SHUFFLE_BYTES * 8 // bits)
 
 
 def group_of(bits: int, count: int) -> int:
@@ -74,13 +73,13 @@ class Reduction(types.Opaque):
     mode : {"max", "argmax", "paired", "avg", "peak"}
         What is reduced; ``"paired"`` are maxima and their indices, too, each with its key in one integer, and
         ``"peak"`` is the largest of weighted cells.
-    narrow : bool
-        Whether there are few channels: as few lanes as a transposed block has, instead of as many as are fast.
+    narrow : int
+        How many times the lanes are halved, up to `NARROW`.
     way : str
         How bins are reduced, where a kernel has several ways, see `kernels.build`.
     """
 
-    def __init__(self, dtype: str, mode: str, narrow: bool, way: str = "") -> None:
+    def __init__(self, dtype: str, mode: str, narrow: int, way: str = "") -> None:
         self.dtype = dtype
         self.mode = mode
         self.way = way
@@ -232,7 +231,7 @@ def reduction(typingctx: Any, dtype: Any, mode: Any, narrow: Any, way: Any, dige
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return context.get_dummy_value()
 
-    token = Reduction(dtype.literal_value, mode.literal_value, bool(narrow.literal_value), way.literal_value)
+    token = Reduction(dtype.literal_value, mode.literal_value, narrow.literal_value, way.literal_value)
     return token(dtype, mode, narrow, way, digest), codegen
 
 
