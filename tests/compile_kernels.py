@@ -10,6 +10,7 @@ from sppfast.cpu.descriptor import PARTS_WAY, RAW_WAY, ROWS_WAY, SHARED_WAY
 from sppfast.cpu.lanes.reduction import NARROW
 from sppfast.cpu.launch import kernel_of
 
+LANES = range(NARROW + 1)
 NUMBERS, WAYS = sorted(set(DTYPES) - {"bool"}), (SHARED_WAY, ROWS_WAY, PARTS_WAY)
 PAIRED = [name for name in NUMBERS if "64" not in name]
 HALVES, SINGLES = ("float16", "bfloat16"), ("float32", "float64")
@@ -21,11 +22,11 @@ def compile_kernel(dtype, mode, narrow, build, way):
 
 if __name__ == "__main__":
     asked = [
-        *itertools.product(NUMBERS, ("max", "argmax", "avg"), (0, NARROW), [kernels.build], WAYS),
-        *itertools.product(PAIRED, ("paired",), (0, NARROW), [kernels.build], (SHARED_WAY,)),
-        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), (0, NARROW), [taps.build_gather], ("", RAW_WAY)),
+        *itertools.product(NUMBERS, ("max", "argmax", "avg"), LANES, [kernels.build], WAYS),
+        *itertools.product(PAIRED, ("paired",), LANES, [kernels.build], (SHARED_WAY,)),
+        *itertools.product((*HALVES, *SINGLES), ("avg", "peak"), LANES, [taps.build_gather], ("", RAW_WAY)),
         *itertools.product(SINGLES, ("avg", "peak"), (0,), [taps.build_tabulate], ("",)),
-        *itertools.product(SINGLES, ("avg",), (0, NARROW), [taps.build_spread, taps.build_spread_map], ("",)),
+        *itertools.product(SINGLES, ("avg",), LANES, [taps.build_spread, taps.build_spread_map], ("",)),
         *itertools.product(SINGLES, ("avg",), (NARROW,), [scatter.build], ("",)),
         *itertools.product(HALVES, ("avg",), (0,), [halves.build], (halves.WIDEN, halves.NARROW)),
     ]

@@ -25,20 +25,21 @@ LEVELS = [7, 13, (6, 3, 2, 1), (5, (3, 4), 2)]  # in float32, 13 bins of 7 cells
 ROUNDINGS = ["sppnet", "fast_rcnn", "cells"]
 
 
-@pytest.mark.parametrize("few", [True, False], ids=["few channels", "many channels"])
+@pytest.mark.parametrize("narrow", range(NARROW + 1))
 @pytest.mark.parametrize("options", [{}, {"return_indices": True}, {"mode": "avg"}], ids=str)
 @pytest.mark.parametrize("dtype", sorted(set(DTYPES) - {"bool"}))
-def test_every_kernel(rng, monkeypatch, dtype, options, few):
+def test_every_kernel(rng, monkeypatch, dtype, options, narrow):
     """Each that pooling can ask for: of small and of large maps, of a few windows and of many."""
     asked, size = set(), dtype_of(dtype).itemsize
 
     def address(kernel, way="", address=launch.Kernel.address):
         asked.add((kernel.mode, way))
-        assert (kernel.dtype, kernel.lanes) == (dtype, launch.kernel_of(dtype, kernel.mode, NARROW * few).lanes)
+        assert (kernel.dtype, kernel.lanes) == (dtype, launch.kernel_of(dtype, kernel.mode, narrow).lanes)
         return address(kernel, way)
 
     monkeypatch.setattr(launch.Kernel, "address", address)
-    channels = launch.kernel_of(dtype, options.get("mode", "max")).lanes // 2 + (not few)  # where half would be padding
+    wide = launch.kernel_of(dtype, options.get("mode", "max")).lanes
+    channels = wide >> narrow if narrow else wide // 2 + 1  # where half would be padding, and where less would
     small, large = (make(rng, (2, channels, *sides), dtype, "spread") for sides in ((9, 11), (12, 70)))
     rois, batch_index = make_rois(rng, 100, (144, 176)), rng.integers(0, 2, 100)
     rois[25:] = 0, 0, 175, 143  # so many cells that pairs of a key and an index are worth while
@@ -220,7 +221,7 @@ def test_sums_that_are_close_are_not_taken_for_others(rng, monkeypatch, forget, 
 @pytest.mark.parametrize(
     ("dtype", "channels", "side", "lanes"),
     [
-        ("float32", 16, 50, 8),  # more would be padding
+        ("float32", 16, 50, 16),  # more would be padding
         ("float32", 17, 50, 32),
         ("float32", 64, 50, 32),
         ("float32", 64, 80, 16),  # a table of more would leave the near caches
@@ -238,26 +239,22 @@ def test_areas_lie_in_few_lanes_where_more_are_far_or_padding(rng, monkeypatch, 
     assert asked == [(lanes, descriptor.SHARED_WAY)]
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 16), ("float64", 8), ("float16", 32), ("uint8", 32)])
-def test_lanes_of_which_half_would_be_padding_are_few(rng, monkeypatch, forget, dtype, most):
-    """But by rows channels that lie side by side are reduced at once."""
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "uint8"])
+def test_lanes_of_which_half_would_be_padding_are_halved(rng, monkeypatch, forget, dtype, layout):
     asked = []
     monkeypatch.setattr(launch.Kernel, "address", lambda kernel, way: asked.append((kernel.lanes, way)) or 0)
     monkeypatch.setattr(launch.threads.crew, "run", lambda *_: None)
-    wide, few = launch.kernel_of(dtype, "max").lanes, launch.kernel_of(dtype, "max", NARROW).lanes
-    assert most == wide // 2
-    for channels in {few, few + 1, most, most + 1}:
+    wide, half, few = (launch.kernel_of(dtype, "max", narrow).lanes for narrow in (0, 1, NARROW))
+    assert wide == 2 * half
+    for channels, lanes in {1: few, few: few, half: half, half + 1: wide}.items():
         x = rng.integers(0, 9, (channels, 30, 40)).astype(dtype)
-        beside = np.ascontiguousarray(np.moveaxis(x, 0, -1))
-        lanes = few if channels <= most else wide
-        together = few if channels <= few else wide
+        x = x if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(x, 0, -1))
         asked.clear()
-        sppfast.roi_pool(x, [[0, 0, 30, 30]] * 50, 7, rounding="cells")
-        sppfast.roi_pool(beside, [[0, 0, 30, 30]] * 50, 7, rounding="cells", layout="NHWC")
-        assert asked == 2 * [(lanes, descriptor.SHARED_WAY)]
-        sppfast.pool(x, 2)
-        sppfast.pool(beside, 2, layout="NHWC")
-        assert [each for each, _ in asked[2:]] == [lanes, together]
+        sppfast.roi_pool(x, [[0, 0, 30, 30]] * 50, 7, rounding="cells", layout=layout)
+        sppfast.pool(x, 2, layout=layout)
+        assert [lanes for lanes, _ in asked] == [lanes, lanes]
+        assert asked[0][1] == descriptor.SHARED_WAY
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (2, 8), (4, 4)], ids=str)
@@ -837,10 +834,12 @@ FLOATS = "float16", "bfloat16", "float32", "float64"
 
 @pytest.mark.parametrize(("pool", "dtype"), [*itertools.product(HALVED, FLOATS), (pool_maxima, "uint8")])
 @pytest.mark.parametrize("levels", [7, (6, 3, 2, 1)], ids=str)
-def test_large_maps_side_by_side_are_packed_in_half_the_lanes(rng, monkeypatch, forget, dtype, levels, pool):
-    """A cache line of channels of each cell, where so many lanes are enough: the bits are those of all lanes."""
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_large_maps_are_packed_in_half_the_lanes(rng, monkeypatch, forget, layout, dtype, levels, pool):
+    """A cache line of channels of each cell: the bits are those of all lanes. Of means if there is a table of areas."""
     mode, build = HALVED[pool]
     mode = "argmax" if dtype == "float64" and mode == "paired" else mode
+    has_table = pool is pool_means and dtype != "float64"
     x = make(rng, (2, 100, 26, 30), dtype, "spread")
     rois, batch_index = make_rois(rng, 90, (32 * 26, 32 * 30)) / 2, rng.integers(0, 2, 90)
     half, lanes = launch.kernel_of(dtype, mode, 1, build), []
@@ -855,13 +854,16 @@ def test_large_maps_side_by_side_are_packed_in_half_the_lanes(rng, monkeypatch, 
 
     whole = call(x, "NCHW")
     monkeypatch.setattr(launch, "_shared_from", lambda *_: 0)
-    monkeypatch.setattr(launch, "WIDE_SHARED_BYTES", 26 * 30 * half.cell_bytes)
-    monkeypatch.setattr(launch, "AREA_BYTES", 0)
+    monkeypatch.setattr(launch, "WIDE_SHARED_BYTES", 2**30 if has_table else 26 * 30 * half.cell_bytes)
+    monkeypatch.setattr(launch, "SECOND_BYTES", 0)
+    monkeypatch.setattr(launch, "AREA_CELLS", 0)
     monkeypatch.setattr(launch.Kernel, "address", address)
     forget()
-    for a, b in zip(call(np.ascontiguousarray(np.moveaxis(x, 1, -1)), "NHWC"), whole, strict=True):
+    again = call(x if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(x, 1, -1)), layout)
+    for a, b in zip(again, whole, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert half.lanes in lanes
+    few = launch.kernel_of(dtype, mode, NARROW, build)
+    assert lanes[-1] == (few if pool is pool_means and not has_table else half).lanes
 
 
 @pytest.mark.parametrize(("workers", "way"), [(1, "FETCHED"), (4, "FETCHED"), (5, "BESIDE"), (None, "BESIDE")])

@@ -473,17 +473,20 @@ def count_used(maps: Maps, index: NDArray[np.int64]) -> int:
 def _lanes(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Kernel | None, int, Kernel]:
     """Find the kernel that packs a map once, if one does, for how many cells of windows, and the one for fewer.
 
-    Once where that is less work, see `_shared_from`; a large map is packed in few lanes.
+    Once where that is less work, see `_shared_from`; a large map is packed in half of the lanes, or in few. Of means in
+    few at once: their tables of areas are larger than tiles.
     """
-    apart = _apart(maps, mode, build)
-    halved = (0, 1, NARROW) if True in _side_by_side(maps) else (0, NARROW)
-    for narrow in halved if not is_narrow(maps, mode) else (NARROW,):
+    apart, first = _apart(maps, mode, build), count_halvings(maps, mode)
+    for narrow in (first, NARROW) if _is_mean(apart) else range(first, NARROW + 1):
         kernel = _kernel(maps, mode, narrow, build)
         most = SHARED_BYTES if narrow == NARROW else min(WIDE_SHARED_BYTES, SHARED_BYTES)
-        size = maps.largest * kernel.cell_bytes
-        if size <= most and maps.largest <= kernel.most_cells:
+        if maps.largest * kernel.cell_bytes <= most and maps.largest <= kernel.most_cells:
             return kernel, _shared_from(maps, kernel, apart), apart
     return None, MANY_CELLS, apart
+
+
+def _is_mean(kernel: Kernel) -> bool:
+    return kernel.is_sum and kernel.build is kernels.build
 
 
 def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
@@ -492,7 +495,7 @@ def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
     By itself a cell costs twice as much; but in a tile that leaves the near caches it does, too, and so it does in the
     tables that means are made from. Where channels lie side by side a window is reduced where it lies, by itself.
     """
-    size, is_mean = maps.largest * kernel.cell_bytes, kernel.is_sum and kernel.build is kernels.build
+    size, is_mean = maps.largest * kernel.cell_bytes, _is_mean(kernel)
     if is_mean and maps.widest > SUM_CELLS:
         return 0  # a window wider than a part is summed in another order: that may not depend on the others
     times = PAIR_CELLS if kernel.mode == "paired" else 1
@@ -505,20 +508,14 @@ def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
 
 
 def _apart(maps: Maps, mode: str, build: Callable[..., Any] = kernels.build) -> Kernel:
-    """Find the kernel for maps and windows that share no tile.
-
-    Channels that lie side by side, and all of which many lanes hold, are reduced by rows at once.
-    """
-    side_by_side = True in _side_by_side(maps)
-    narrow = is_narrow(maps, mode)
-    if side_by_side and narrow:
-        narrow = maps.channels <= _kernel(maps, mode, NARROW, build).lanes
-    return _kernel(maps, mode, NARROW * narrow, build)
+    """Find the kernel for maps and windows that share no tile."""
+    return _kernel(maps, mode, count_halvings(maps, mode), build)
 
 
-def is_narrow(maps: Maps, mode: str) -> bool:
-    """Tell whether to take few lanes: where half of many, or more, would be padding."""
-    return 2 * maps.channels <= _kernel(maps, mode, 0).lanes
+def count_halvings(maps: Maps, mode: str) -> int:
+    """Count how many times to halve the lanes: as long as half of them, or more, would be padding."""
+    lanes = _kernel(maps, mode, 0).lanes
+    return min(int(math.log2(lanes / maps.channels)), NARROW) if maps.channels < lanes else 0
 
 
 def _kernel(maps: Maps, mode: str, narrow: int, build: Callable[..., Any] = kernels.build) -> Kernel:

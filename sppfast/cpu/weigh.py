@@ -22,13 +22,13 @@ from .launch import (
     Launch,
     choose_lanes,
     count_chunks,
+    count_halvings,
     count_used,
     edge_fields,
     enough_tasks,
     fill_fields,
     group_channels,
     is_far,
-    is_narrow,
     kernel_of,
     level_fields,
     map_fields,
@@ -164,8 +164,8 @@ def spread_means(
     workers: int | None,
 ) -> None:
     """Add the gradients of the windows' means, rows of `grad`, up in the targets, contiguous (C, H, W) arrays."""
-    narrow = is_narrow(maps, "avg") or maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES
-    kernel = kernel_of(maps.name, "avg", NARROW * narrow, taps.build_spread)
+    is_far = maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES
+    kernel = kernel_of(maps.name, "avg", NARROW if is_far else count_halvings(maps, "avg"), taps.build_spread)
     table = Table(maps, plan, "avg", workers)
     _spread(kernel, grad, maps, plan, {}, table, targets, workers)
 
@@ -219,8 +219,7 @@ def scatter_peaks(
 def spread_maps(grad: NDArray[Any], maps: Maps, plan: Plan, targets: list[NDArray[Any]], workers: int | None) -> None:
     """Write the gradients of the means of whole maps; the plan has a row for each map, or one for all."""
     fields = {**edge_fields(plan), **level_fields(plan.grids), **map_fields(maps)}
-    few = kernel_of(maps.name, "avg", NARROW, taps.build_spread_map)
-    kernel = few if maps.channels <= few.lanes else kernel_of(maps.name, "avg", 0, taps.build_spread_map)
+    kernel = kernel_of(maps.name, "avg", count_halvings(maps, "avg"), taps.build_spread_map)
     if maps.largest * kernel.bin_bytes <= LANES_BYTES:
         return _spread(kernel, grad, maps, plan, fields, None, targets, workers)
     lines, widest = int(plan.grids.levels[:, ROWS].sum()), 8 * maps.widest + LINE_BYTES
