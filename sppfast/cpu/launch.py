@@ -280,11 +280,13 @@ def _launch_maps(maps: Maps, plan: Plan, mode: str) -> Launch:
 
 
 def _launch_windows(maps: Maps, plan: Plan, mode: str) -> Launch:
-    way = _choose_way(maps, plan, mode)
+    assert plan.index is not None
+    used = count_used(maps, plan.index)
+    way = _choose_way(maps, plan, mode, used)
     kernel = way.kernel
     if _are_few(maps, plan, way):
         return _launch_few(maps, plan.grids, way, _takes_areas(maps, plan, way, maps.largest))
-    work = _divide_windows(maps, plan, way)
+    work = _divide_windows(maps, plan, way, used)
     packed = maps.count * work.chunks * maps.largest
     areas_bytes = _areas_bytes(maps, kernel) if _takes_areas(maps, plan, way, packed) else 0
     return _prepare(maps, plan, _order(maps, plan, way, packed), way, work, areas_bytes)
@@ -337,10 +339,9 @@ def _order(maps: Maps, plan: Plan, way: Way, packed: int) -> Order:
     return order_windows(plan.index, maps.count, choice, (plan.edges_at, plan.edges_step), plan.room, first)
 
 
-def _choose_way(maps: Maps, plan: Plan, mode: str) -> Way:
-    """Choose the first way for which windows have cells enough."""
-    assert plan.index is not None
-    cells, used, windows = plan.cells, count_used(maps, plan.index), len(plan.index)
+def _choose_way(maps: Maps, plan: Plan, mode: str, used: int) -> Way:
+    """Choose the first way for which the windows, of so many maps, have cells enough."""
+    cells, windows = plan.cells, len(plan.edges)
     *ways, last = _ways(maps, plan.grids, mode)
     for way in ways:
         if cells >= used * way.map_cells and cells >= windows * way.window_cells:
@@ -558,16 +559,14 @@ def _divide_maps(maps: Maps, plan: Plan, kernel: Kernel, way: str) -> Division:
     return Division(results, group, 1, bands, apart, tasks * bands if apart else tasks, items)
 
 
-def _divide_windows(maps: Maps, plan: Plan, way: Way) -> Division:
-    """Divide the work of windows into tasks."""
-    assert plan.index is not None
+def _divide_windows(maps: Maps, plan: Plan, way: Way, used: int) -> Division:
+    """Divide the work of windows of so many maps into tasks."""
     windows, bins = len(plan.edges), plan.grids.bins
     packed = maps.count * maps.largest if way.name == SHARED_WAY else 0
     results = maps.channels * bins * windows
     items = BIN_CELLS * results + maps.channels * (packed or plan.cells)
     parallel = items >= SERIAL_ITEMS
     by_rows = way.name == ROWS_WAY and parallel and _all_by_rows(maps, plan, way.kernel)
-    used = count_used(maps, plan.index)
     group = _group_window_channels(maps, plan.grids, way, by_rows, used, min(windows, enough_tasks()))
     groups = -(-maps.channels // group)
     chunks = count_chunks(windows, used * groups, plan.cells, bins, packed) if parallel else 1
