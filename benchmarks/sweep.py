@@ -1,15 +1,18 @@
 """How the time of a call grows with each size of its work, and whether it jumps anywhere.
 
-    python benchmarks/sweep.py [--rows REGEX] [--seconds S] [--json FILE] [--plots DIR]
+    python benchmarks/sweep.py [--rows REGEX] [--seconds S] [--from-memory] [--json FILE] [--plots DIR]
 
 Each curve changes one size and takes its variants in turn at each point; a time is the least of the rounds, with
 `out=`. Beside it stand nanoseconds per element (of the map for `pool`, of the result for windows), and how many times
 the bound it is: the map read and the result written once, at the bandwidths that are measured first. A point is marked
 `!` where it is more than three times off the line between its neighbours, both axes logarithmic, or takes more than
-three times as long as the first variant; a dtype, where it takes three times as long as float32 for each byte.
+three times as long as the first variant; a dtype, where it takes three times as long as float32 for each byte. The same
+maps are pooled again and again, from a cache if one holds them; `--from-memory` takes so many of them in turn that none
+does.
 """
 
 import argparse
+import itertools
 import json
 import math
 import re
@@ -31,6 +34,8 @@ from sppfast.progress import progress
 JUMP = 3.0
 STRIDE = 16
 BANDWIDTH_BYTES = 2**28
+MEMORY_BYTES = 2**27  # of maps in turn: more than caches hold
+MOST_COPIES = 2**10
 THREADS = available_cores()
 
 
@@ -50,24 +55,25 @@ class Work:
     return_indices: bool = False
     workers: int = THREADS
 
-    def build(self) -> tuple[Callable[[], Any], int, int, int]:
-        """Build the call; count its elements, and the bytes of the map and of the result."""
+    def build(self, memory: int) -> tuple[Callable[[], Any], int, int, int]:
+        """Build the call, with so many bytes of maps in turn; count its elements, and the bytes it reads and writes."""
         x, rois = maps_and_rois(self.windows, self.size, STRIDE, self.channels)
         x = as_dtype(np.repeat(x, self.batch, axis=0), self.dtype)
         if self.layout == "NHWC":
             x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
         options = {"levels": self.levels, "mode": self.mode, "layout": self.layout, "workers": self.workers}
         options |= {"return_indices": True} if self.return_indices else {}
-        operands = [x]
+        rest = []
         if self.operator != "pool":
             rois[:, 0] = np.arange(self.windows) * self.batch // self.windows
-            operands.append(rois)
+            rest.append(rois)
             options["geometry"] = STRIDE
         operator = getattr(sppfast, self.operator)
-        out = operator(*operands, **options)
+        out = operator(x, *rest, **options)
         results = out if self.return_indices else (out,)
-        elements = x.size if self.operator == "pool" else results[0].size
-        return lambda: operator(*operands, out=out, **options), elements, x.nbytes, sum(y.nbytes for y in results)
+        elements, written = x.size if self.operator == "pool" else results[0].size, sum(y.nbytes for y in results)
+        maps = itertools.cycle([x, *(x.copy() for _ in range(min(memory // x.nbytes, MOST_COPIES)))])
+        return lambda: operator(next(maps), *rest, out=out, **options), elements, x.nbytes, written
 
 
 def as_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
@@ -165,11 +171,11 @@ def bandwidths() -> dict[str, float]:
     return {name: BANDWIDTH_BYTES / min(times) for name, times in found.items()}
 
 
-def measure(curve: Curve, seconds: float, bandwidth: dict[str, float], bar: Any) -> dict[str, Any]:
+def measure(curve: Curve, seconds: float, memory: int, bandwidth: dict[str, float], bar: Any) -> dict[str, Any]:
     points = []
     for value in curve.values:
         works = {name: replace(curve.base, **{curve.axis: value}, **v) for name, v in curve.variants.items()}
-        built = {name: work.build() for name, work in works.items()}
+        built = {name: work.build(memory) for name, work in works.items()}
         found = samples({name: call for name, (call, *_) in built.items()}, seconds, lambda: None)
         for name, (_, elements, read, written) in built.items():
             t = min(found[name])
@@ -269,6 +275,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="", metavar="REGEX", help="only the curves whose name matches")
     parser.add_argument("--seconds", type=float, default=0.25, metavar="S", help="for each point [0.25]")
+    parser.add_argument("--from-memory", action="store_true", help="other maps in each call, which no cache holds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the curves there")
     arguments = parser.parse_args()
@@ -276,10 +283,10 @@ def main() -> int:
     bandwidth = bandwidths()
     print(", ".join(f"{name} {value / 1e9:.1f} GB/s" for name, value in bandwidth.items()), f"with {THREADS} threads")
     curves = [curve for curve in CURVES if re.search(arguments.rows, curve.name)]
-    measured = []
+    measured, memory = [], MEMORY_BYTES if arguments.from_memory else 0
     with progress(sum(len(curve.values) for curve in curves), "points", "sweep") as bar:
         for curve in curves:
-            measured.append(measure(curve, arguments.seconds, bandwidth, bar))
+            measured.append(measure(curve, arguments.seconds, memory, bandwidth, bar))
             print_curve(curve, measured[-1])
     count = sum(marked(point) for curve in measured for point in curve["points"])
     print(f"\n{count} of {sum(len(curve['points']) for curve in measured)} points are marked")

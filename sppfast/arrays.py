@@ -81,6 +81,11 @@ class Maps:
     longest: int
 
     @property
+    def bytes(self) -> int:
+        """Size of the largest map."""
+        return self.largest * self.channels * self.dtype.itemsize
+
+    @property
     def heights(self) -> NDArray[np.int64]:
         """Height of all maps, (1,), or of each map of a ragged batch, (N,)."""
         return self.table[:, 1]

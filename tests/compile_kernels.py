@@ -8,7 +8,7 @@ from sppfast.cores import available_cores
 from sppfast.cpu import halves, kernels, scatter, taps
 from sppfast.cpu.descriptor import PARTS_WAY, RAW_WAY, ROWS_WAY, SHARED_WAY
 from sppfast.cpu.lanes.reduction import NARROW
-from sppfast.cpu.launch import kernel_of
+from sppfast.cpu.ways import kernel_of
 
 LANES = range(NARROW + 1)
 NUMBERS, WAYS = sorted(set(DTYPES) - {"bool"}), (SHARED_WAY, ROWS_WAY, PARTS_WAY)

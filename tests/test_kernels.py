@@ -14,8 +14,8 @@ from torture.fences import fenced
 
 import sppfast
 from sppfast import pooling
-from sppfast.arrays import take_maps
-from sppfast.cpu import descriptor, kernels, launch, order, taps, threads, weigh
+from sppfast.arrays import address_of, take_maps
+from sppfast.cpu import descriptor, division, kernels, launch, order, taps, threads, ways, weigh
 from sppfast.cpu import windows as cpu_windows
 from sppfast.cpu.lanes.reduction import NARROW
 from sppfast.windows import take_rois
@@ -32,13 +32,13 @@ def test_every_kernel(rng, monkeypatch, dtype, options, narrow):
     """Each that pooling can ask for: of small and of large maps, of a few windows and of many."""
     asked, size = set(), dtype_of(dtype).itemsize
 
-    def address(kernel, way="", address=launch.Kernel.address):
+    def address(kernel, way="", address=ways.Kernel.address):
         asked.add((kernel.mode, way))
-        assert (kernel.dtype, kernel.lanes) == (dtype, launch.kernel_of(dtype, kernel.mode, narrow).lanes)
+        assert (kernel.dtype, kernel.lanes) == (dtype, ways.kernel_of(dtype, kernel.mode, narrow).lanes)
         return address(kernel, way)
 
-    monkeypatch.setattr(launch.Kernel, "address", address)
-    wide = launch.kernel_of(dtype, options.get("mode", "max")).lanes
+    monkeypatch.setattr(ways.Kernel, "address", address)
+    wide = ways.kernel_of(dtype, options.get("mode", "max")).lanes
     channels = wide >> narrow if narrow else wide // 2 + 1  # where half would be padding, and where less would
     small, large = (make(rng, (2, channels, *sides), dtype, "spread") for sides in ((9, 11), (12, 70)))
     rois, batch_index = make_rois(rng, 100, (144, 176)), rng.integers(0, 2, 100)
@@ -75,8 +75,8 @@ def test_a_window_in_parts_is_the_window_in_one(rng, monkeypatch, forget, maps, 
         return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index, **options)
 
     whole = call()
-    monkeypatch.setattr(launch, "SHARED_BYTES", tile)
-    monkeypatch.setattr(launch, "TILE_BYTES", 128 * 70)
+    monkeypatch.setattr(ways, "SHARED_BYTES", tile)
+    monkeypatch.setattr(ways, "TILE_BYTES", 128 * 70)
     forget()
     for a, b in zip(np.atleast_2d(whole), np.atleast_2d(call()), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -109,7 +109,7 @@ def test_bins_of_blocks_are_the_bins_of_cells(rng, monkeypatch, maps, levels, ro
     by_cells = call(step_blocks=10**9)
     for step_blocks in (0, 1, 3, 10, 30, 100):  # the narrower the blocks
         np.testing.assert_array_equal(call(step_blocks), by_cells)
-    monkeypatch.setattr(launch, "SECOND_BYTES", 0)
+    monkeypatch.setattr(ways, "SECOND_BYTES", 0)
     np.testing.assert_array_equal(call(step_blocks=0), by_cells)
 
 
@@ -123,7 +123,7 @@ def test_bins_of_runs_are_the_bins_of_cells(rng, monkeypatch, dtype, levels, rou
         maps.reshape(-1)[rng.integers(0, maps.size, 9)] = 3 * [np.nan, np.inf, -np.inf]
     rois, batch_index = windows(rng, 700, rounding), rng.integers(0, 2, 700)
     chosen = []
-    monkeypatch.setattr(launch, "AREA_CELLS", 2**40)
+    monkeypatch.setattr(ways, "AREA_CELLS", 2**40)
 
     def call(run_cells):
         monkeypatch.setattr(order, "RUN_CELLS", run_cells)
@@ -191,13 +191,13 @@ def test_bins_of_areas_are_the_bins_of_cells(rng, monkeypatch, forget, dtype, ki
     rois, batch_index = windows(rng, 300, rounding), rng.integers(0, 2, 300)
 
     def call(area_cells):
-        monkeypatch.setattr(launch, "AREA_CELLS", area_cells)
+        monkeypatch.setattr(ways, "AREA_CELLS", area_cells)
         forget()
         return sppfast.roi_pool(maps, rois, levels, rounding=rounding, batch_index=batch_index, mode="avg")
 
     by_cells, by_areas = call(2**40), call(0)
     assert by_areas.tobytes() == by_cells.tobytes()
-    monkeypatch.setattr(launch, "SECOND_BYTES", 0)
+    monkeypatch.setattr(ways, "SECOND_BYTES", 0)
     assert call(0).tobytes() == by_cells.tobytes()
 
 
@@ -212,7 +212,7 @@ def test_sums_that_are_close_are_not_taken_for_others(rng, monkeypatch, forget, 
     rois = np.array([[x0, y0, x1, y1] for (x0, x1), (y0, y1) in itertools.product(*sides)])
     results = []
     for area_cells in (2**40, 0):
-        monkeypatch.setattr(launch, "AREA_CELLS", area_cells)
+        monkeypatch.setattr(ways, "AREA_CELLS", area_cells)
         forget()
         results.append(sppfast.roi_pool(maps, [rois] * 9, levels, rounding="cells", mode="avg"))
     assert results[0].tobytes() == results[1].tobytes()
@@ -232,7 +232,7 @@ def test_sums_that_are_close_are_not_taken_for_others(rng, monkeypatch, forget, 
 def test_areas_lie_in_few_lanes_where_more_are_far_or_padding(rng, monkeypatch, dtype, channels, side, lanes):
     """A narrow table is a small one."""
     asked = []
-    monkeypatch.setattr(launch.Kernel, "address", lambda kernel, way: asked.append((kernel.lanes, way)) or 0)
+    monkeypatch.setattr(ways.Kernel, "address", lambda kernel, way: asked.append((kernel.lanes, way)) or 0)
     monkeypatch.setattr(launch.threads.crew, "run", lambda *_: None)
     x = rng.integers(0, 9, (channels, side, side)).astype(dtype)
     sppfast.roi_pool(x, [[0, 0, side, side]] * 50, 7, rounding="cells", mode="avg")
@@ -243,9 +243,9 @@ def test_areas_lie_in_few_lanes_where_more_are_far_or_padding(rng, monkeypatch, 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "uint8"])
 def test_lanes_of_which_half_would_be_padding_are_halved(rng, monkeypatch, forget, dtype, layout):
     asked = []
-    monkeypatch.setattr(launch.Kernel, "address", lambda kernel, way: asked.append((kernel.lanes, way)) or 0)
+    monkeypatch.setattr(ways.Kernel, "address", lambda kernel, way: asked.append((kernel.lanes, way)) or 0)
     monkeypatch.setattr(launch.threads.crew, "run", lambda *_: None)
-    wide, half, few = (launch.kernel_of(dtype, "max", narrow).lanes for narrow in (0, 1, NARROW))
+    wide, half, few = (ways.kernel_of(dtype, "max", narrow).lanes for narrow in (0, 1, NARROW))
     assert wide == 2 * half
     for channels, lanes in {1: few, few: few, half: half, half + 1: wide}.items():
         x = rng.integers(0, 9, (channels, 30, 40)).astype(dtype)
@@ -266,7 +266,7 @@ def test_sums_that_float64_rounds_are_not_taken_from_areas(monkeypatch, forget, 
     scales = np.exp2(np.arange(-16, 16)) * (-1) ** np.arange(32)
     maps = (scales[:, None] * cells).reshape(32, *shape).astype(np.float32)
     rois = np.tile([0, 0, *shape[::-1]], (50, 1))
-    monkeypatch.setattr(launch, "AREA_CELLS", 0)
+    monkeypatch.setattr(ways, "AREA_CELLS", 0)
     forget()
     means = sppfast.roi_pool(maps, rois, 1, rounding="cells", mode="avg")
     rows = maps.astype(np.float64)
@@ -294,7 +294,7 @@ def test_what_patches_lose_is_not_taken_from_areas(monkeypatch, forget, shape, l
     maps = (scales[:, None, None] * cells).astype(np.float32)
     rois, results = np.tile([0, 0, *shape[::-1]], (50, 1)), []
     for area_cells in (2**40, 0):
-        monkeypatch.setattr(launch, "AREA_CELLS", area_cells)
+        monkeypatch.setattr(ways, "AREA_CELLS", area_cells)
         forget()
         results.append(sppfast.roi_pool(maps, rois, levels, rounding="cells", mode="avg"))
     np.testing.assert_array_equal(results[0][:, -32:], np.tile(scales, (50, 1)))
@@ -310,9 +310,9 @@ def test_areas_hold_53_bits(monkeypatch, dtype):
     for large in range(2**53 - 20, 2**53 + 20, 2):
         x = np.tile(np.array([0, 1, 1], dtype), 11)[:32].reshape(1, 4, 8)
         x[0, 0, 0] = large
-        monkeypatch.setattr(launch, "AREA_CELLS", 2**40)
+        monkeypatch.setattr(ways, "AREA_CELLS", 2**40)
         by_cells = sppfast.roi_pool(x, rois, (2, 1), rounding="cells", mode="avg")
-        monkeypatch.setattr(launch, "AREA_CELLS", 0)
+        monkeypatch.setattr(ways, "AREA_CELLS", 0)
         by_areas = sppfast.roi_pool(x, rois, (2, 1), rounding="cells", mode="avg")
         assert by_areas.tobytes() == by_cells.tobytes()
 
@@ -335,17 +335,17 @@ def test_pairs_are_maxima_and_indices(rng, monkeypatch, forget, dtype, layout, l
     modes = []
 
     def call(pair_cells):
-        monkeypatch.setattr(launch, "PAIR_CELLS", pair_cells)
+        monkeypatch.setattr(ways, "PAIR_CELLS", pair_cells)
         forget()
         keywords = {"rounding": rounding, "batch_index": batch_index, "layout": layout, "return_indices": True}
         return sppfast.roi_pool(maps, rois, levels, **keywords), modes[-1]
 
-    def choose(*arguments, choose=launch._choose_way):
+    def choose(*arguments, choose=launch.choose_way):
         way = choose(*arguments)
         modes.append(way.kernel.mode)
         return way
 
-    monkeypatch.setattr(launch, "_choose_way", choose)
+    monkeypatch.setattr(launch, "choose_way", choose)
     singly, paired = call(2**40), call(1)
     assert (singly[1], paired[1]) == ("argmax", "paired")
     for a, b in zip(singly[0], paired[0], strict=True):
@@ -357,7 +357,7 @@ def set_row_cells(monkeypatch, forget):
     """Set how many cells a bin must have to be reduced by rows."""
 
     def set_(cells):
-        monkeypatch.setattr(launch, "ROW_CELLS", cells)
+        monkeypatch.setattr(ways, "ROW_CELLS", cells)
         forget()
 
     return set_
@@ -490,7 +490,7 @@ def test_windows_by_rows_are_windows_of_cells(rng, monkeypatch, set_row_cells, m
     rois, batch_index = windows(rng, 200, rounding), rng.integers(0, 2, 200)
     options = {"rounding": rounding, "batch_index": batch_index, "return_indices": return_indices}
     shared = sppfast.roi_pool(maps, rois, levels, **options)
-    monkeypatch.setattr(launch, "SHARED_BYTES", 0)
+    monkeypatch.setattr(ways, "SHARED_BYTES", 0)
     set_row_cells(0)
     by_rows = sppfast.roi_pool(maps, rois, levels, **options)
     for a, b in zip(np.atleast_2d(shared), np.atleast_2d(by_rows), strict=True):
@@ -510,8 +510,8 @@ def test_means_of_windows_by_rows(rng, monkeypatch, set_row_cells, levels, chann
         return sppfast.roi_pool(maps, rois, levels, mode="avg", layout=layout, **options)
 
     by_parts = call(maps, rois)
-    monkeypatch.setattr(launch, "SHARED_BYTES", launch.kernel_of("float64", "avg", NARROW).cell_bytes * 12 * 9)
-    monkeypatch.setattr(launch, "CHUNK_WINDOWS", 1)
+    monkeypatch.setattr(ways, "SHARED_BYTES", ways.kernel_of("float64", "avg", NARROW).cell_bytes * 12 * 9)
+    monkeypatch.setattr(division, "CHUNK_WINDOWS", 1)
     set_row_cells(1e-9)
     by_rows = call(maps, rois)
     np.testing.assert_allclose(by_rows, by_parts, rtol=1e-9, atol=1e-12)
@@ -527,7 +527,8 @@ def set_band_cells(monkeypatch, forget):
     """Set how many cells a band of a map has at least."""
 
     def set_(cells):
-        monkeypatch.setattr(launch, "_band_cells", lambda *_: cells)
+        for module in (division, launch):
+            monkeypatch.setattr(module, "band_cells", lambda *_: cells)
         forget()
 
     return set_
@@ -724,7 +725,7 @@ def test_windows_past_the_near_caches_are_pooled_by_place(rng, monkeypatch, forg
         return asked[-1]
 
     def call(second_bytes):
-        monkeypatch.setattr(launch, "SECOND_BYTES", second_bytes)
+        monkeypatch.setattr(ways, "SECOND_BYTES", second_bytes)
         forget()
         values, indices = (np.zeros((300, 25 * maps.shape[1]), dtype) for dtype in (maps.dtype, np.int32))
         pool(maps, rois, 5, batch_index=batch_index, out=values, indices=indices)
@@ -761,16 +762,16 @@ def test_streamed_results_are_the_results(rng, monkeypatch, forget, pool, levels
         monkeypatch.setattr(launch, "STREAM_BYTES", stream_bytes)
         monkeypatch.setattr(launch, "_streams_beside", lambda: beside)
         monkeypatch.setattr(launch, "_fetches_lines", lambda: fetched)
-        monkeypatch.setattr(launch, "AREA_CELLS", cells)
-        monkeypatch.setattr(launch, "PAIR_CELLS", cells)
+        monkeypatch.setattr(ways, "AREA_CELLS", cells)
+        monkeypatch.setattr(ways, "PAIR_CELLS", cells)
         forget()
         kind = np.dtype(np.float32) if dtype == "int8" and pool in FLOAT_RESULTS else x.dtype
         out, indices = allocate(kind, shift), allocate(np.dtype(np.int32), shift)
         return pool(x, rois, levels, batch_index=batch_index, out=out, indices=indices)
 
     plain = call(2**60, beside=False, fetched=False, shift=0, cells=1)
-    ways = (False, False), (True, False), (True, True)
-    for way, shift, cells in itertools.product(ways, (0, 1), (1, 10**6)):
+    writes = (False, False), (True, False), (True, True)
+    for way, shift, cells in itertools.product(writes, (0, 1), (1, 10**6)):
         for result, expected in zip(call(0, *way, shift, cells), plain, strict=True):
             np.testing.assert_array_equal(result, expected)
 
@@ -799,7 +800,8 @@ def test_windows_are_read_where_they_lie(rng, monkeypatch, shape, levels, dtype,
         groups.append(fields[descriptor.GROUP])
         run(kind, fields, workers)
 
-    monkeypatch.setattr(launch, "RAW_TIMES", 2**20)  # windows share no tile
+    for module, name in ((ways, "RAW_TIMES"), (weigh, "RAW_CELLS"), (weigh, "FAR_RAW_CELLS")):
+        monkeypatch.setattr(module, name, 2**40)  # windows share no tile
     for module in (launch, weigh):
         monkeypatch.setattr(module, "run", run)
 
@@ -842,9 +844,9 @@ def test_large_maps_are_packed_in_half_the_lanes(rng, monkeypatch, forget, layou
     has_table = pool is pool_means and dtype != "float64"
     x = make(rng, (2, 100, 26, 30), dtype, "spread")
     rois, batch_index = make_rois(rng, 90, (32 * 26, 32 * 30)) / 2, rng.integers(0, 2, 90)
-    half, lanes = launch.kernel_of(dtype, mode, 1, build), []
+    half, lanes = ways.kernel_of(dtype, mode, 1, build), []
 
-    def address(kernel, way="", address=launch.Kernel.address):
+    def address(kernel, way="", address=ways.Kernel.address):
         lanes.append(kernel.lanes)
         return address(kernel, way)
 
@@ -853,17 +855,51 @@ def test_large_maps_are_packed_in_half_the_lanes(rng, monkeypatch, forget, layou
         return pool(x, rois, levels, batch_index=batch_index, layout=layout, out=outs[0], indices=outs[1])
 
     whole = call(x, "NCHW")
-    monkeypatch.setattr(launch, "_shared_from", lambda *_: 0)
-    monkeypatch.setattr(launch, "WIDE_SHARED_BYTES", 2**30 if has_table else 26 * 30 * half.cell_bytes)
-    monkeypatch.setattr(launch, "SECOND_BYTES", 0)
-    monkeypatch.setattr(launch, "AREA_CELLS", 0)
-    monkeypatch.setattr(launch.Kernel, "address", address)
+    monkeypatch.setattr(ways, "_shared_from", lambda *_: 0)
+    monkeypatch.setattr(weigh, "FAR_RAW_CELLS", 0)
+    monkeypatch.setattr(ways, "WIDE_SHARED_BYTES", 2**30 if has_table else 26 * 30 * half.cell_bytes)
+    monkeypatch.setattr(ways, "SECOND_BYTES", 0)
+    monkeypatch.setattr(ways, "AREA_CELLS", 0)
+    monkeypatch.setattr(ways.Kernel, "address", address)
     forget()
     again = call(x if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(x, 1, -1)), layout)
     for a, b in zip(again, whole, strict=True):
         np.testing.assert_array_equal(a, b)
-    few = launch.kernel_of(dtype, mode, NARROW, build)
+    few = ways.kernel_of(dtype, mode, NARROW, build)
     assert lanes[-1] == (few if pool is pool_means and not has_table else half).lanes
+
+
+@pytest.mark.parametrize(("place", "lead"), [(0, 0), (16, 4), (60, 15), (62, 0)])
+@pytest.mark.parametrize("pool", [pool_maxima, find_maxima, align_means, align_maxima])
+def test_blocks_of_far_maps_begin_where_cache_lines_do(rng, monkeypatch, forget, pool, place, lead):
+    """All but the first, which has channels in common with the next one; where a line begins with an item."""
+    x = make(rng, (48, 26, 30), "float32", "spread")
+    rois, fields = make_rois(rng, 90, (32 * 26, 32 * 30)) / 2, []
+    memory = np.zeros(x.nbytes + 128, np.uint8)
+    first = -address_of(memory) % 64 + place
+    moved = memory[first : first + x.nbytes].view(x.dtype).reshape(26, 30, 48)
+    moved[...] = np.moveaxis(x, 0, -1)
+
+    def run(kind, given, workers, run=launch.run):
+        fields.append(list(given))
+        run(kind, given, workers)
+
+    def call(x, layout):
+        outs = [np.zeros((90, 48 * 49), dtype) for dtype in (x.dtype, np.int32)]
+        return pool(x, rois, 7, batch_index=np.zeros(90, int), layout=layout, out=outs[0], indices=outs[1])
+
+    whole = call(x, "NCHW")
+    monkeypatch.setattr(ways, "_shared_from", lambda *_: 0)
+    monkeypatch.setattr(weigh, "FAR_RAW_CELLS", 0)
+    monkeypatch.setattr(ways, "SECOND_BYTES", 0)
+    monkeypatch.setattr(ways, "WIDE_SHARED_BYTES", 26 * 30 * (128 if pool is find_maxima else 64))
+    monkeypatch.setattr(division, "LINE_BLOCKS", 2)
+    for module in (launch, weigh):
+        monkeypatch.setattr(module, "run", run)
+    forget()
+    for a, b in zip(call(moved, "NHWC"), whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (fields[-1][descriptor.LEAD], fields[-1][descriptor.BLOCKS]) == (lead, 4 if lead else 3)
 
 
 @pytest.mark.parametrize(("workers", "way"), [(1, "FETCHED"), (4, "FETCHED"), (5, "BESIDE"), (None, "BESIDE")])
@@ -875,7 +911,8 @@ def test_only_few_threads_fetch_the_lines_that_they_write(rng, monkeypatch, forg
         asked.append(ctypes.c_int64.from_address(fields + 8 * descriptor.STREAM).value)
 
     monkeypatch.setattr(launch, "STREAM_BYTES", 0)
-    monkeypatch.setattr(launch, "available_cores", lambda: 8)
+    for module in (division, launch):
+        monkeypatch.setattr(module, "available_cores", lambda: 8)
     monkeypatch.setattr(launch, "_streams_beside", lambda: True)
     monkeypatch.setattr(launch, "_fetches_lines", lambda: True)
     monkeypatch.setattr(launch.threads.crew, "run", run)
@@ -892,7 +929,8 @@ def test_little_work_wakes_no_thread(rng, monkeypatch, forget):
     monkeypatch.setattr(threads, "time", clock)
     monkeypatch.setattr(threads, "crew", crew)
     monkeypatch.setattr(crew, "run", lambda kernel, fields, tasks, workers: asked.append(workers))
-    monkeypatch.setattr(launch, "available_cores", lambda: 2)
+    for module in (division, launch):
+        monkeypatch.setattr(module, "available_cores", lambda: 2)
     forget()
     tiny, little, much = (rng.random(shape, np.float32) for shape in ((8, 13, 13), (64, 38, 63), (512, 64, 64)))
     calls = (little, 1), (little, 1e-5), (little, 1), (much, 1), (tiny, 1e-5)

@@ -20,7 +20,7 @@ from helpers import (
 )
 
 import sppfast
-from sppfast.cpu import launch
+from sppfast.cpu import ways
 
 # Where NumPy 1 has it, or else where NumPy 2 does.
 byte_bounds = getattr(np, "byte_bounds", None) or np.lib.array_utils.byte_bounds
@@ -109,11 +109,11 @@ def test_options_in_a_subclass_of_str(rng, monkeypatch, forget):
     x = make(rng, (2, 3, 9, 9))
     asked = []
 
-    def kernel_of(dtype, mode, *more, find=launch.kernel_of):
+    def kernel_of(dtype, mode, *more, find=ways.kernel_of):
         asked.append(mode)
         return find(dtype, mode, *more)
 
-    monkeypatch.setattr(launch, "kernel_of", kernel_of)
+    monkeypatch.setattr(ways, "kernel_of", kernel_of)
     forget()
     for mode in np.array(MODES):
         got = sppfast.pool(x, mode=mode, bins=np.str_("caffe"), layout=np.str_("NCHW"))

@@ -93,9 +93,9 @@ def test_a_worker_that_does_not_come_is_not_waited_for():
     """Its core may be busy for long."""
     code = """
     from sppfast.arrays import forget
-    from sppfast.cpu import launch, threads
+    from sppfast.cpu import division, threads
     want = work()
-    launch.SERIAL_ITEMS = 0
+    division.SERIAL_ITEMS = 0
     forget()
     crew = threads.crew = threads.Crew()
     crew._wake[1], crew._fields[threads.READY] = threads._new_lock(), 1  # one without a thread
@@ -111,11 +111,11 @@ def test_workers_that_begin_late_have_numbers_of_their_own():
     import _thread, time
     from types import SimpleNamespace
     from sppfast.arrays import forget
-    from sppfast.cpu import launch, threads
+    from sppfast.cpu import division, threads
     def start(function, arguments):
         return _thread.start_new_thread(lambda: (time.sleep(0.3), function(*arguments)), ())
     want = work()
-    launch.SERIAL_ITEMS = 0
+    division.SERIAL_ITEMS = 0
     forget()
     crew = threads.crew = threads.Crew()
     threads._thread, threads.PATIENCE = SimpleNamespace(start_new_thread=start), 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sppfast
-from sppfast.cpu import launch, weigh
+from sppfast.cpu import ways, weigh
 
 MODES = ("avg", "max")
 SIZES = [(1, 1), (1, 9), (9, 1), (5, 5), (14, 7), (38, 63)]
@@ -88,8 +88,8 @@ def test_maps_larger_than_the_tile(monkeypatch, forget, mode, tile, rng):
     x = make(rng, (40, 30, 25), "float32", "spread")
     rois = rois_for(rng, 6, (30, 25))
     whole = sppfast.roi_align(x, rois, (5, 1), sampling_ratio=0, mode=mode)
-    monkeypatch.setattr(launch, "SHARED_BYTES", 0)
-    monkeypatch.setattr(weigh, "TILE_BYTES", tile)
+    monkeypatch.setattr(ways, "SHARED_BYTES", 0)
+    monkeypatch.setattr(ways, "TILE_BYTES", tile)
     forget()
     np.testing.assert_array_equal(sppfast.roi_align(x, rois, (5, 1), sampling_ratio=0, mode=mode), whole)
 

@@ -51,6 +51,7 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     GRAD_ROWS_AT,  # per row: its row of gradients; 0: the same
     WHAT,  # is scattered, see `scatter`
     GROUP,  # channels of a task: channel blocks, or some of one
+    LEAD,  # channels that all groups but the first begin earlier
     LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     BANDS,  # of rows that a map is divided into, at most
@@ -61,7 +62,7 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     MERGE,  # whether bands are made whole now, not reduced
     AREAS,  # bytes of the table of areas that is made of the tile, for sums, and of its bounds; 0: none
     FIELDS,
-) = range(52)
+) = range(53)
 SHARED_WAY, ROWS_WAY, PARTS_WAY, RAW_WAY = "shared", "rows", "parts", "raw"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.
@@ -136,7 +137,7 @@ def scratch_of(desc, worker, t):
 @routine(UniTuple(types.int64, 2))
 def channels_of(desc, group, t):
     """Find the first channel of a group, and how many blocks it has."""
-    channel = group * load_i64(desc, GROUP)
+    channel = max(group * load_i64(desc, GROUP) - load_i64(desc, LEAD), 0)
     return channel, -(-min(load_i64(desc, GROUP), load_i64(desc, CHANNELS) - channel) // lane_count(t))
 
 

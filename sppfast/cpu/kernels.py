@@ -21,7 +21,6 @@ from .descriptor import (
     CHANNELS,
     CHUNKS,
     EVERYTHING,
-    GROUP,
     LEVELS,
     MERGE,
     PARTS_WAY,
@@ -188,7 +187,7 @@ def pool_shared(desc, chunk, group, number, worker, t):
     if first == last:
         return
     map_, address = map_of(desc, number)
-    channel, count = group * load_i64(desc, GROUP), load_i64(desc, BINS)
+    (channel, _), count = channels_of(desc, group, t), load_i64(desc, BINS)
     tile, more, bins = scratch_of(desc, worker, t)
     pack_whole(desc, tile, map_, address, channel, t)
     worth, credit, state = sum_areas(desc, tile, more, map_, channel, t), SUM_CELLS, 0

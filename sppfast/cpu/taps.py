@@ -195,28 +195,38 @@ def most_taps(desc, level, row, map_, axis):
     return total
 
 
+@routine(types.int64)
+def near_cells(desc, row, map_, axis):
+    """Count the cells of a window along an axis that samples may lie near; 0 where it has edges."""
+    if load_i64(desc, SAMPLING) < 0:
+        return 0
+    return int(min(extent_of(desc, row, axis) + 2, float(load_i64(map_, 1 + axis))))
+
+
 @compiled_later("int64(int64, int64, int64, int64)")
 def lay_records(desc, windows, room, records):
     """Lay out the records of as many windows as have `room` for them, and of one at least; tell how many these are.
 
-    Writes where each begins and the last one ends; then how many cells, at most, the lines have that taps along y name.
+    Writes where each begins and the last one ends; then how many cells, at most, the lines have that taps along y name,
+    and how many there are where these meet taps along x.
     """
-    size, cells, row, number = 0, 0, 0, 0
+    size, cells, met, row, number = 0, 0, 0, 0, 0
     while row < windows and (row == 0 or size < room):
-        map_, wide = map_table(desc, row), 0
-        if load_i64(desc, SAMPLING) >= 0:
-            wide = int(min(extent_of(desc, row, 1) + 2, float(load_i64(map_, 2))))
+        map_ = map_table(desc, row)
+        tall, wide = near_cells(desc, row, map_, 0), near_cells(desc, row, map_, 1)
         for i in range(load_i64(desc, LEVELS)):
             level = load_i64(desc, LEVELS_AT) + LEVEL_BYTES * i
+            y_count, x_count = most_taps(desc, level, row, map_, 0), most_taps(desc, level, row, map_, 1)
+            cells += y_count * wide
+            met += min(y_count, tall) * min(x_count, wide)
             for axis in range(2):
-                count = most_taps(desc, level, row, map_, axis)
                 store_i64(records, number, size)
-                size += 8 * (load_i64(level, ROWS + axis) + 1) + TAP_BYTES * count
-                cells += 0 if axis else count * wide
+                size += 8 * (load_i64(level, ROWS + axis) + 1) + TAP_BYTES * (x_count if axis else y_count)
                 number += 1
         row += 1
     store_i64(records, number, size)
     store_i64(records, number + 1, cells)
+    store_i64(records, number + 2, met)
     return row
 
 

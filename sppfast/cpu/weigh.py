@@ -10,34 +10,23 @@ from numpy.typing import NDArray
 from ..arrays import LINE_BYTES, Maps, address_of
 from ..memory import allocate
 from ..plan import Plan, Samples
-from . import descriptor, halves, scatter, taps
+from . import descriptor, division, halves, scatter, taps, ways
 from .descriptor import RAW_WAY, ROWS
+from .division import SPILL, count_chunks, enough_tasks, group_channels, lead_of
 from .lanes.reduction import HALVES, NARROW
 from .launch import (
-    SERIAL_ITEMS,
-    SPILL,
     STREAM_BYTES,
-    TILE_BYTES,
-    Kernel,
     Launch,
-    choose_lanes,
-    count_chunks,
-    count_halvings,
-    count_used,
     edge_fields,
-    enough_tasks,
     fill_fields,
-    group_channels,
-    is_far,
-    kernel_of,
     level_fields,
     map_fields,
-    reads_at_once,
     run,
     set_fields,
     stream_result,
 )
 from .order import Order, by_place, order_windows
+from .ways import Kernel, count_halvings, count_used, is_far, kernel_of, reads_at_once, shared_way
 
 LANES_BYTES = 2**18  # of gradients of one channel block: up to here they lie in a near cache
 WIDE_BYTES = 2**25  # of gradients of one channel block: from here on the block is made narrow
@@ -49,6 +38,8 @@ PARTS = 32
 MANY_WINDOWS = 4096
 TABLE_WINDOWS = 64  # for a task that lists taps
 WINDOW_CELLS = 2**11  # to list the taps of a window takes as long as to reduce so many cells
+RAW_CELLS = 30  # of a bin of windows that have as many cells as their map, where it takes as long to pack that
+FAR_RAW_CELLS = 300  # into a tile that leaves the near caches
 ALIGNED_CELLS = 8  # to align a bin, as so many
 
 
@@ -61,8 +52,8 @@ class Table:
         What a kernel must know to find them.
     count : int
         How many windows these are.
-    cells : int
-        Of the lines that their taps name, for RoI align, at most.
+    cells, met : int
+        Of the lines that their taps name, for RoI align, and where taps of both axes meet, at most.
     """
 
     def __init__(
@@ -74,12 +65,12 @@ class Table:
         room: int = ALL_BYTES,
     ) -> None:
         index, records = _index_of(plan, maps), 2 * len(plan.grids.levels)
-        self._places = np.empty(records * len(index) + 2, dtype=np.int64)
+        self._places = np.empty(records * len(index) + 3, dtype=np.int64)
         places = {descriptor.RECORDS_AT: address_of(self._places), descriptor.MAP_NUMBERS_AT: address_of(index)}
         self.fields = fill_fields(_window_fields(plan) | map_fields(maps) | places)
         address = self.fields.buffer_info()[0]
         self.count: int = taps.lay_records(address, len(index), room, address_of(self._places))
-        size, self.cells = self._places[records * self.count :][:2].tolist()
+        size, self.cells, self.met = self._places[records * self.count :][:3].tolist()
         self._memory = np.empty(size, dtype=np.uint8)
         chunks = -(-self.count // TABLE_WINDOWS)
         own = {descriptor.TABLE_AT: address_of(self._memory), descriptor.CHUNKS: chunks, descriptor.WINDOWS: self.count}
@@ -123,23 +114,26 @@ def _align_part(
     """Align as many windows as have room for their taps; tell how many."""
     table = Table(maps, samples, mode, workers, room)
     index, target = samples.index[: table.count], target[: table.count]
-    kernel, shared = choose_lanes(maps, mode, index, table.cells, taps.build_gather)
-    tile = maps.largest if shared else max(TILE_BYTES // kernel.cell_bytes, maps.widest)
+    base, used = 0 if maps.ragged else address_of(kept), count_used(maps, index)
+    kernel, shared = _choose_kernel(maps, mode, used, samples.grids.bins, table)
+    tile = maps.largest if shared else max(ways.TILE_BYTES // kernel.cell_bytes, maps.widest)
     stream, places = stream_result(target.nbytes, samples.grids.bins, shared)
-    bins, used = samples.grids.bins + SPILL, count_used(maps, index)
+    bins = samples.grids.bins + SPILL
     parts = max(min(len(index), enough_tasks()), used)
     group = kernel.lanes if shared else group_channels(maps, samples.grids, kernel, parts)
-    groups, chunks = -(-maps.channels // group), 1
+    lead = lead_of(maps, kernel, base % LINE_BYTES) if shared else 0
+    groups, chunks = -(-(maps.channels + lead) // group), 1
     packed = maps.count * maps.largest if shared else 0
     items = ALIGNED_CELLS * target.size + maps.channels * (packed or table.cells)
-    if items >= SERIAL_ITEMS:
+    if items >= division.SERIAL_ITEMS:
         chunks = count_chunks(len(index), used * groups, table.cells, samples.grids.bins, packed)
     fields = {
-        descriptor.BASE_AT: 0 if maps.ragged else address_of(kept),
+        descriptor.BASE_AT: base,
         descriptor.OUT_AT: address_of(target),
         descriptor.OUT_STEP: target.strides[0],
         descriptor.BLOCKS: groups,
         descriptor.GROUP: group,
+        descriptor.LEAD: lead,
         descriptor.CHUNKS: chunks,
         descriptor.SHARED: shared,
         descriptor.STREAM: stream,
@@ -154,6 +148,23 @@ def _align_part(
     way = RAW_WAY if not shared and reads_at_once(maps, kernel) else ""
     _run(kernel, table, order, fields, maps.count * groups * chunks, items, scratch, workers, way)
     return table.count
+
+
+def _choose_kernel(maps: Maps, mode: str, used: int, bins: int, table: Table) -> tuple[Kernel, bool]:
+    """Choose a kernel, and whether it packs each of so many maps once for all windows, or the cells of each.
+
+    Where channels lie side by side they are read where they lie, of fewer windows the more cells their bins have: these
+    are read again for each channel block, and what is fetched meanwhile is further away.
+    """
+    shared, apart = shared_way(maps, mode, taps.build_gather)
+    if shared is None:
+        return apart, False
+    if reads_at_once(maps, apart):
+        most = FAR_RAW_CELLS if is_far(maps, shared.kernel) else RAW_CELLS
+        packs = table.met**2 > most * bins * table.count * used * maps.largest
+    else:
+        packs = shared.pays(table.cells, table.count, used)
+    return (shared.kernel, True) if packs else (apart, False)
 
 
 def spread_means(

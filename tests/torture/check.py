@@ -8,7 +8,7 @@ import oracle
 from helpers import FLOATS, TOLERANCE, as_plain, largest
 
 import sppfast
-from sppfast.cpu import launch
+from sppfast.cpu import ways
 
 from .memory import guards_hold
 
@@ -86,7 +86,7 @@ def again(case):
     """The same call with plain arrays, by one thread."""
     arguments = {name: value for name, value in case.arguments.items() if name != "out"}
     # Maps too large for a tile that windows share are summed in an order that hangs on how they lie in memory.
-    as_they_lie = case.operator == "roi_pool" and arguments["mode"] == "avg" and not launch.SHARED_BYTES
+    as_they_lie = case.operator == "roi_pool" and arguments["mode"] == "avg" and not ways.SHARED_BYTES
     x = arguments["x"] if as_they_lie else native(arguments["x"])
     return case.function(**arguments | {"x": x, "workers": 1})
 

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 
-from sppfast.cpu import launch, threads
+from sppfast.cpu import division, threads
 
 from .report import Row, bar
 from .scenarios import right, work
@@ -15,7 +15,7 @@ def run(count, seed):
     """Interrupt calls so many times; one row of the table."""
     rng, made = np.random.default_rng(seed), work()
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    launch.SERIAL_ITEMS, serial = 0, launch.SERIAL_ITEMS  # every call wakes the threads
+    division.SERIAL_ITEMS, serial = 0, division.SERIAL_ITEMS  # every call wakes the threads
     try:
         with bar(count, "interrupts", "interrupts") as shown:
             while shown.n < count:
@@ -24,7 +24,7 @@ def run(count, seed):
                 assert right(chosen), "another result after an interrupt"
                 assert not threads.crew.busy.locked(), "the threads were not given back"
     finally:
-        launch.SERIAL_ITEMS = serial
+        division.SERIAL_ITEMS = serial
         signal.signal(signal.SIGALRM, before)
     tried = f"{count} interrupts at random moments of calls of all operators"
     found = f"the next calls right, the threads free, {len(os.listdir('/proc/self/task'))} in the process at the end"
