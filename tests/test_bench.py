@@ -20,6 +20,7 @@ LITTLE = (
     work.Row("RoI", partial(work.roi_case, 5, (2, 1))),
     work.Row("RoI, SSE", partial(work.sse_case, 5, (3, 1))),
     work.Row("align", partial(work.align_case, 5, (9, 7), 16)),
+    work.Row("align a pyramid", partial(work.pyramid_case, 20, (160, 200), 8)),
     work.Row("gradient max", partial(work.pool_backward_case, (2, 3, 9, 7), (2, 1), "max")),
     work.Row("gradient avg", partial(work.pool_backward_case, (2, 3, 9, 7), (2, 1), "avg")),
     work.Row("gradient RoI", partial(work.roi_backward_case, 5)),
@@ -28,10 +29,10 @@ LITTLE = (
 # Which rows each peer has.
 ROWS_OF = {
     "torch": {"pool", "equal bins", "gradient max", "gradient avg"},
-    "torchvision": {"RoI", "align", "gradient RoI", "gradient align"},
-    "openvino": {"pool", "equal bins", "RoI", "align"},
-    "onnxruntime": {"equal bins", "RoI", "align"},
-    "cv2": {"equal bins", "align"},
+    "torchvision": {"RoI", "align", "align a pyramid", "gradient RoI", "gradient align"},
+    "openvino": {"pool", "equal bins", "RoI", "align", "align a pyramid"},
+    "onnxruntime": {"equal bins", "RoI", "align", "align a pyramid"},
+    "cv2": {"equal bins", "align", "align a pyramid"},
     "C": {"RoI, SSE", "gradient RoI", "gradient align"},
 }
 

@@ -27,8 +27,8 @@ class Cpu:
         return array
 
     def host(self, result: Any) -> NDArray[Any]:
-        """Get a result as a NumPy array."""
-        return np.asarray(result)
+        """Get a result as a NumPy array, the parts of a list one behind the other."""
+        return np.concatenate(result) if isinstance(result, list) else np.asarray(result)
 
     def wait(self) -> None:
         """Return when all that was called is done: at once."""
@@ -66,7 +66,9 @@ class Gpu:
         return self._cupy.asarray(array)
 
     def host(self, result: Any) -> NDArray[Any]:
-        """Get a result, of CuPy or of torch, as a NumPy array."""
+        """Get a result, of CuPy or of torch, as a NumPy array, the parts of a list one behind the other."""
+        if isinstance(result, list):
+            return np.concatenate([self.host(part) for part in result])
         array: NDArray[Any] = self._cupy.asnumpy(self._cupy.from_dlpack(result))
         return array
 

@@ -61,6 +61,12 @@ def load(device: Device) -> None:
                 importlib.import_module(module)
 
 
+def in_parts(build: Callable[..., Call], parts: Sequence[Sequence[Any]], device: Device) -> Call:
+    """One call for each part of the work; the results are not joined."""
+    calls = [build(*part, device) for part in parts]
+    return lambda: [call() for call in calls]
+
+
 # ---- torch and torchvision
 
 

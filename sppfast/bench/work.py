@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Case:
     Attributes
     ----------
     ours : callable
-        Takes ``out=``.
+        Takes ``out=``. Its result, or a peer's, may be a list of parts.
     out : array
         A result, for ``out=``.
     peers : mapping of str to callable
@@ -108,22 +109,43 @@ def sse_case(count: int, levels: Sizes, device: Device) -> Case:
 
 def align_case(count: int, size: tuple[int, int], stride: int, device: Device) -> Case:
     """RoI align."""
-    x, rois = maps_and_rois(count, size, stride)
-    out = device.put(np.empty((count, x.shape[1] * 49), np.float32))
-    options: dict[str, Any] = {"geometry": stride, "sampling_ratio": 2, "workers": device.threads}
+    return _align([(*maps_and_rois(count, size, stride), stride)], device)
+
+
+def pyramid_case(count: int, size: tuple[int, int], channels: int, device: Device) -> Case:
+    """RoI align from a feature pyramid, its finest map of stride 4: each window from the map that suits its size.
+
+    It is number k for windows of about 224 / 16 * 2**k pixels, of stride 2**k (Lin et al. 2017, section 4.2).
+    """
+    rois = maps_and_rois(count, size, 4, channels=1)[1]
+    sides = (rois[:, 3:] - rois[:, 1:3]).prod(axis=1) ** 0.5
+    number = np.floor(4 + np.log2(sides / 224)).clip(2, 5)
+    maps = (maps_and_rois(1, (size[0] >> i, size[1] >> i), channels=channels)[0] for i in range(4))
+    return _align([(x, rois[number == i], 2**i) for i, x in enumerate(maps, 2)], device)
+
+
+def _align(parts: Sequence[tuple[NDArray[Any], NDArray[Any], int]], device: Device) -> Case:
+    """RoI align of maps, each with its windows and its stride: their rows lie one behind the other."""
+    given = [(device.put(x), device.put(rois), stride) for x, rois, stride in parts]
+    stops = list(accumulate(len(rois) for _, rois, _ in parts))
+    out = device.put(np.empty((stops[-1], parts[0][0].shape[1] * 49), np.float32))
+    options: dict[str, Any] = {"sampling_ratio": 2, "workers": device.threads}
+
+    def ours(out: Any = None) -> list[Any]:
+        rows = [None if out is None else out[start:stop] for start, stop in pairwise([0, *stops])]
+        return [
+            sppfast.roi_align(x, rois, 7, geometry=stride, out=row, **options)
+            for (x, rois, stride), row in zip(given, rows, strict=True)
+        ]
+
     found = {
         "torchvision": peers.torchvision_roi_align,
         "openvino": peers.openvino_roi_align,
         "onnxruntime": peers.onnxruntime_roi_align,
         "cv2": peers.cv2_roi_align,
     }
-    return Case(
-        partial(sppfast.roi_align, device.put(x), device.put(rois), 7, **options),
-        out,
-        {name: partial(build, x, rois, stride, device) for name, build in found.items()},
-        device.fill(out),
-        tolerance=1e-5,
-    )
+    calls = {name: partial(peers.in_parts, build, parts, device) for name, build in found.items()}
+    return Case(ours, out, calls, device.fill(out), tolerance=1e-5)
 
 
 def pool_backward_case(shape: Sizes, levels: Sizes, mode: str, device: Device) -> Case:
@@ -225,6 +247,7 @@ ROWS = (
     Row("RoI 7x7, map 256x200x304", partial(roi_case, 2000, (7,), size=LARGE_MAP)),
     Row("RoI align 7x7, 2000 windows", partial(align_case, 2000, MAP, STRIDE), brief=True),
     Row("RoI align, map 256x200x304", partial(align_case, 2000, LARGE_MAP, 4)),
+    Row("RoI align, feature pyramid, 1000 windows", partial(pyramid_case, 1000, LARGE_MAP, CHANNELS)),
     _gradient_row((64, 256, 13, 13), (4, 2, 1), "max"),
     _gradient_row((64, 256, 13, 13), (4, 2, 1), "avg"),
     _gradient_row((8, 256, *MAP), (6, 3, 2, 1), "max", brief=True),
