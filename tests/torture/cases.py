@@ -20,7 +20,7 @@ OPERATORS = {
     "roi_pool_backward": 3,
     "roi_align_backward": 2,
 }
-CHANNELS = (1, 2, 3, 5, 8, 16, 17, 33, 70)
+CHANNELS = (1, 2, 3, 5, 8, 16, 17, 33, 64, 70)
 COUNTS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 7)  # of bins along an axis
 WORKERS = (None, None, 1, 2, 3, -1, 1000, np.int32(2))
 FAR = (1e300, 1.7e308, 3e38, 2.0**31, 2.0**63, 1e18)

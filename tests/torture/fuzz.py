@@ -22,15 +22,16 @@ from .report import Clock, Row, bar
 BLOCK = 500  # calls of one setting
 PATIENCE = 60  # seconds for a call
 # Settings under which small arrays take the ways of large ones: threads, areas; maps in parts, channels in groups; maps
-# in bands; results past the caches, blocks as wide as cells or where lines begin, areas in narrow lanes; blocks of any
-# size; rows; tables in parts, gradients in lines, in narrow lanes, of few windows at a time; edges without tables, and
-# memory kept.
+# in bands; results past the caches, blocks as wide as cells, areas in narrow lanes; blocks of half of the lanes, where
+# lines begin; blocks of any size; rows; tables in parts, gradients in lines, in narrow lanes, of few windows at a time;
+# edges without tables, memory kept.
 SETTINGS = (
     {},
     {"SERIAL_ITEMS": 0, "CHUNK_WINDOWS": 1, "BIN_CELLS": 10**9, "AREA_CELLS": 0},
     {"SHARED_BYTES": 0, "TILE_BYTES": 400, "TASKS_PER_CORE": 0},
     {"SERIAL_ITEMS": 0, "BAND_BYTES": 8, "BAND_SHARE": 0},
-    {"STREAM_BYTES": 0, "STEP_BLOCKS": 0, "SECOND_BYTES": 0, "AREA_CELLS": 0, "LINE_BLOCKS": 1},
+    {"STREAM_BYTES": 0, "STEP_BLOCKS": 0, "SECOND_BYTES": 0, "AREA_CELLS": 0},
+    {"SECOND_BYTES": 0, "LINE_BLOCKS": 1, "WIDE_SHARED_BYTES": 5000, "RAW_TIMES": 0, "FAR_RAW_CELLS": 0},
     {"STEP_BLOCKS": 0, "ROW_CELLS": 10**9},
     {"ROW_CELLS": 1e-9, "SHARED_BYTES": 0, "BAND_BYTES": 40, "BAND_SHARE": 0},
     {"TABLE_BYTES": 500, "TABLE_WINDOWS": 1, "LANES_BYTES": 0, "NEAR_BYTES": 64},
