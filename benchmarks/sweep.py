@@ -55,7 +55,7 @@ class Work:
     return_indices: bool = False
     workers: int = THREADS
 
-    def build(self, memory: int) -> tuple[Callable[[], Any], int, int, int]:
+    def build(self, memory: int = 0) -> tuple[Callable[[], Any], int, int, int]:
         """Build the call, with so many bytes of maps in turn; count its elements, and the bytes it reads and writes."""
         x, rois = maps_and_rois(self.windows, self.size, STRIDE, self.channels)
         x = as_dtype(np.repeat(x, self.batch, axis=0), self.dtype)

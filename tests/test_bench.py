@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sppfast
 from sppfast import cli
 from sppfast.bench import devices, peers, timing, work
 
@@ -202,6 +203,19 @@ def test_sweep_builds_its_work(sweep, operator):
     assert call().nbytes == written
     assert read == 4 * 2 * 5 * 12
     assert elements == (2 * 5 * 12 if operator == "pool" else 6 * 5 * 4)
+
+
+def test_sweep_takes_maps_from_memory(sweep, monkeypatch):
+    """Others in each call, until it is the first one's turn again."""
+    pooled = []
+    monkeypatch.setattr(sppfast, "pool", lambda x, **options: pooled.append(x) or x)
+    call, _, read, _ = sweep["Work"](channels=3, size=(5, 4)).build(memory=2 * 4 * 60)
+    for _ in range(4):
+        call()
+    _, *taken = map(id, pooled)  # the first makes room for the result
+    assert read == 4 * 60
+    assert taken[0] == taken[3]
+    assert len(set(taken)) == 3
 
 
 def test_sweep_runs(sweep, tmp_path, monkeypatch, capsys):
