@@ -175,8 +175,8 @@ def spread_means(
     workers: int | None,
 ) -> None:
     """Add the gradients of the windows' means, rows of `grad`, up in the targets, contiguous (C, H, W) arrays."""
-    is_far = maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES
-    kernel = kernel_of(maps.name, "avg", NARROW if is_far else count_halvings(maps, "avg"), taps.build_spread)
+    is_wide = maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES
+    kernel = kernel_of(maps.name, "avg", NARROW if is_wide else count_halvings(maps, "avg"), taps.build_spread)
     table = Table(maps, plan, "avg", workers)
     _spread(kernel, grad, maps, plan, {}, table, targets, workers)
 
