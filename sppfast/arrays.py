@@ -86,6 +86,11 @@ class Maps:
         return self.largest * self.channels * self.dtype.itemsize
 
     @property
+    def in_double(self) -> bool:
+        """Whether RoI align computes coordinates in float64, as its results are."""
+        return result_dtype(self.dtype, "avg").itemsize == 8
+
+    @property
     def heights(self) -> NDArray[np.int64]:
         """Height of all maps, (1,), or of each map of a ragged batch, (N,)."""
         return self.table[:, 1]
@@ -136,15 +141,6 @@ def take_maps(x: Any, layout: str, xp: ModuleType = np) -> tuple[Any, Maps]:
 def is_sequence(value: Any) -> bool:
     """Tell whether a value may be a sequence of arrays: text is none, and a view of memory is one array."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes | memoryview)
-
-
-def take_floats(x: Any, layout: str, xp: ModuleType = np) -> tuple[Any, Maps]:
-    """Take maps as `take_maps` does, integers as the floats that their mean would be."""
-    kept, maps = take_maps(x, layout, xp)
-    dtype = result_dtype(maps.dtype, "avg")
-    if dtype == maps.dtype:
-        return kept, maps
-    return take_maps([array.astype(dtype) for array in kept] if maps.ragged else kept.astype(dtype), layout, xp)
 
 
 def address_of(array: NDArray[Any]) -> int:

@@ -1,9 +1,10 @@
 """Memory of results. A large one is a large part of a call: the system clears fresh pages before they are written.
 
-So the memory of the last large results stays after them, for the next ones of their size. The system is told that it
-may take it back (``MADV_FREE``): it does when memory runs short, and the next result then gets fresh pages. Results of
-some megabytes malloc would keep, unless it finds that it has too much: they are kept here, when their size comes again,
-as it would keep them. Too much is what values and indices free at once, which are smaller ones: those share a piece.
+So the memory of the last large results stays after them, for the next ones of their size or a little less: one image
+has more windows than another. The system is told that it may take it back (``MADV_FREE``): it does when memory runs
+short, and the next result then gets fresh pages. Results of some megabytes malloc would keep, unless it finds that it
+has too much: they are kept here, when a size like theirs comes again, as it would keep them. Too much is what values
+and indices free at once, which are smaller ones: those share a piece.
 
 Nothing is kept through a fork: a huge page that a child has, too, is divided into small ones by who writes to it first.
 """
@@ -14,7 +15,6 @@ import contextlib
 import math
 import mmap
 import os
-from collections import deque
 from itertools import accumulate
 from typing import Any, cast
 
@@ -29,14 +29,14 @@ REPEATED_BYTES = 2**22  # from here on malloc may give memory back to the system
 KEPT_BYTES = 2**25  # from here on it does so at once
 SIZES = 8  # of results, that are remembered
 HUGE_BYTES = 2**21  # a huge page: one that is given back in part is divided first, which takes longer than all others
-KEPT_BLOCKS = 2  # values and indices
+KEPT_BLOCKS = 2  # values and indices: so many of the largest, or as many bytes
 PLAN_BYTES, WINDOW_BYTES, EDGE_BYTES = 2**19, 512, 32  # of planning, more than it takes
-SLACK = 1.1  # a block serves results that are not much smaller
+LIKE = 2  # a block serves results that are less than so many times smaller
 
 MADV_FREE = getattr(mmap, "MADV_FREE", 0)  # 0: the system has no such advice
 
 _BYTE = np.dtype(np.uint8)
-_kept: deque[mmap.mmap] = deque(maxlen=KEPT_BLOCKS)
+_kept: list[mmap.mmap] = []
 _sizes: tuple[int, ...] = ()
 
 
@@ -101,22 +101,44 @@ def _is_kept(size: int) -> bool:
     global _sizes
     if size < REPEATED_BYTES or not MADV_FREE:
         return False
-    comes_again = size in _sizes
+    comes_again = any(_are_like(size, other) for other in _sizes)
     _sizes = (size, *_sizes[: SIZES - 1])
     return comes_again or size >= KEPT_BYTES
 
 
+def _are_like(size: int, other: int) -> bool:
+    """Tell whether one of two sizes is not much smaller than the other."""
+    return size < LIKE * other and other < LIKE * size
+
+
 def _block(size: int) -> mmap.mmap | None:
-    """Take a kept block that fits, or a new one; None if the system has none."""
-    for _ in range(len(_kept)):
-        try:
-            block = _kept.popleft()
-        except IndexError:  # another thread was faster
-            break
-        if size <= len(block) <= SLACK * size:
-            return block
-        _kept.append(block)
+    """Take the kept block that fits best; or map a new one, instead of one like it that is too small; None: no memory.
+
+    So the blocks become as large as the results do that come again.
+    """
+    for block in sorted(_kept, key=lambda block: (len(block) < size, abs(len(block) - size))):
+        if _are_like(size, len(block)) and _claim(block):
+            return block if len(block) >= size else _map(size)
     return _map(size)
+
+
+def _claim(block: mmap.mmap) -> bool:
+    """Take a block from those kept, unless another thread was faster."""
+    try:
+        _kept.remove(block)
+    except ValueError:
+        return False
+    return True
+
+
+def _keep(block: mmap.mmap) -> None:
+    """Keep a block, and of those before it the last ones."""
+    _kept.append(block)
+    sizes = [len(kept) for kept in _kept]
+    while sum(sizes) > KEPT_BLOCKS * max(sizes):
+        with contextlib.suppress(IndexError):  # another thread was faster
+            del _kept[0]
+        del sizes[0]
 
 
 def _map(size: int) -> mmap.mmap | None:
@@ -133,7 +155,7 @@ def _map(size: int) -> mmap.mmap | None:
 class _Owner(np.ndarray[Any, Any]):
     """What arrays of a block are views of: gives the block, its base, back when the last of them is gone."""
 
-    kept: deque[mmap.mmap]
+    kept: list[mmap.mmap]
 
     def __del__(self, advice: int = MADV_FREE) -> None:
         try:
@@ -145,13 +167,13 @@ class _Owner(np.ndarray[Any, Any]):
                 block.madvise(advice, first, pages * HUGE_BYTES)
         except (OSError, AttributeError):  # locked memory cannot be given back, and Ctrl-C may come before there is any
             return
-        self.kept.append(block)
+        _keep(block)
 
 
 def _renew() -> None:
     """Keep nothing of what was allocated before a fork."""
     global _kept
-    _kept = deque(maxlen=KEPT_BLOCKS)
+    _kept = []
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import LAYOUTS, Maps, remembered, result_dtype, take_floats, take_maps
+from .arrays import LAYOUTS, Maps, remembered, result_dtype, take_maps
 from .cores import available_cores
 from .dispatch import Arrays, call_foreign, is_foreign
 from .geometry import ConvGeometry, as_geometry
@@ -294,12 +294,12 @@ def roi_align(
     if is_foreign(x):
         return call_foreign(roi_align, **locals())
     pyramid, mode, where = check_options(levels, mode, layout, "adaptive", False, geometry)
-    kept, maps = take_floats(x, layout)
+    kept, maps = take_maps(x, layout)
     samples = plan_samples(pyramid, rois, batch_index, maps, where, sampling_ratio, aligned)
-    results = _allocate(out, (len(samples.index), maps.channels * samples.grids.bins), maps, mode)
+    results = _allocate(out, (len(samples.index), maps.channels * samples.grids.bins), maps, "avg")
     threads = check_workers(workers)
     targets = results if out is None else _targets(results, kept, maps)
-    reduction = "peak" if mode == "max" else mode
+    reduction = "peak" if mode == "max" else "mean"
     backend("weigh").align_maps(kept, maps, samples, reduction, targets[0], threads)
     return present(_copy_back(results, targets), pyramid, maps.channels, layout, flatten)
 

@@ -289,11 +289,12 @@ def test_roi_align(dtype, ratio, aligned, to, back, rng):
             np.testing.assert_allclose(got.astype(float), want.astype(float), tolerance, tolerance)
 
 
-def test_roi_align_of_integers(to, back, rng):
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_roi_align_of_integers(mode, to, back, rng):
     for dtype in ("uint8", "int64"):
         x, rois = make(rng, (5, 8, 9), dtype, "ties"), rois_for(rng, 6, (8, 9), "sppnet")
-        want = sppfast.roi_align(x, rois, 3)
-        got = back(sppfast.roi_align(to(x), to(rois), 3))
+        want = sppfast.roi_align(x, rois, 3, mode=mode)
+        got = back(sppfast.roi_align(to(x), to(rois), 3, mode=mode))
         assert got.dtype == want.dtype
         np.testing.assert_allclose(got, want, 1e-6)
 

@@ -1,5 +1,6 @@
 """Results whose memory is taken from a result before them."""
 
+import importlib
 import os
 import platform
 import subprocess
@@ -47,13 +48,33 @@ def test_memory_in_use_is_not_taken():
     assert (view == 7).all()
 
 
-@pytest.mark.parametrize("size", [LARGE + 1, LARGE * 2])
-def test_memory_that_is_too_small_is_not_taken(size):
+@pytest.mark.parametrize(("size", "kept"), [(LARGE + 1, 0), (LARGE * 2, 1)])
+def test_memory_that_is_too_small_is_not_taken(size, kept):
+    """One like it is replaced, so that the next of either size take the new one."""
     del_me = memory.allocate((LARGE,), FLOAT)
     del del_me
     result = memory.allocate((size,), FLOAT)
     result[:] = 1
-    assert len(memory._kept) == 1
+    assert len(memory._kept) == kept
+    del result
+    assert [len(block) for block in memory._kept][-1:] == [4 * size]
+
+
+@pytest.mark.parametrize("size", [LARGE, 3 * LARGE // 2, 2 * LARGE - 1])
+def test_results_of_changing_sizes_take_the_memory_of_the_largest(size):
+    del_me = memory.allocate((2 * LARGE - 1,), FLOAT)
+    place = address(del_me)
+    del del_me
+    assert address(memory.allocate((size,), FLOAT)) == place
+
+
+def test_of_blocks_that_serve_the_smallest_is_taken(monkeypatch):
+    monkeypatch.setattr(memory, "KEPT_BLOCKS", 3)
+    results = [memory.allocate((size,), FLOAT) for size in (3 * LARGE, 2 * LARGE, 5 * LARGE // 2)]
+    places = [address(result) for result in results]
+    results.clear()
+    taken = [memory.allocate((2 * LARGE,), FLOAT) for _ in range(3)]
+    assert [address(result) for result in taken] == [places[1], places[2], places[0]]
 
 
 def test_much_smaller_results_leave_it():
@@ -69,6 +90,17 @@ def test_no_more_than_two_blocks_are_kept():
     assert len(memory._kept) == memory.KEPT_BLOCKS
 
 
+def test_of_smaller_blocks_as_many_bytes_are_kept():
+    """Those of the maps of a feature pyramid: of each a result."""
+    sizes = [4 * LARGE, 2 * LARGE, LARGE, LARGE]
+    results = [memory.allocate((size,), FLOAT) for size in sizes]
+    results.clear()
+    assert sorted(len(block) for block in memory._kept) == sorted(4 * size for size in sizes)
+    del_me = memory.allocate((LARGE // 4,), FLOAT), memory.allocate((9 * LARGE,), FLOAT)
+    del del_me
+    assert sum(map(len, memory._kept)) <= memory.KEPT_BLOCKS * max(map(len, memory._kept))
+
+
 def test_a_small_result_is_not_kept():
     del_me = memory.allocate((LARGE - 1,), FLOAT)
     del del_me
@@ -82,6 +114,23 @@ def test_a_smaller_result_is_kept_when_its_size_comes_again():
         result[:] = 1
         del result
         assert len(memory._kept) == kept
+
+
+def test_a_smaller_result_is_kept_when_a_size_like_its_own_comes_again():
+    size = memory.REPEATED_BYTES // 4 + 1000
+    for times, kept in ((3, 0), (2, 1), (3, 1), (1, 1)):
+        result = memory.allocate((times * size,), FLOAT)
+        del result
+        assert len(memory._kept) == kept
+
+
+def test_large_scratch_memory_is_that_of_the_last_call():
+    launch = importlib.import_module("sppfast.cpu.launch")
+    for size in (2 * memory.KEPT_BYTES, 3 * memory.KEPT_BYTES // 2):
+        taken = launch._take_scratch(size)
+        launch._give_scratch(*taken)
+        del taken
+        assert [len(block) for block in memory._kept] == [2 * memory.KEPT_BYTES + memory.LINE_BYTES]
 
 
 def test_the_huge_pages_of_kept_memory_may_be_taken_back(monkeypatch):

@@ -54,6 +54,22 @@ def test_dtypes(dtype, mode, rng):
     check(make(rng, (40, 9, 8), dtype, "ties"), rois_for(rng, 5, (9, 8)), (2, 1), mode=mode)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_integers_give_the_bits_of_the_floats_that_they_are(dtype, layout, rng):
+    """They are not converted before: by tile or where they lie, of few windows and of many."""
+    limits = np.iinfo(dtype)
+    x = in_layout(rng.integers(limits.min, limits.max, (2, 40, 9, 8), dtype, endpoint=True), layout)
+    floats = x.astype(np.result_type(dtype, np.float32))
+    for count in (1, 60):
+        rois = np.column_stack([rng.integers(0, 2, count), rois_for(rng, count, (9, 8))])
+        for options in ({"mode": mode, "sampling_ratio": ratio} for mode in MODES for ratio in (0, 2)):
+            want = sppfast.roi_align(floats, rois, (3, 1), layout=layout, **options)
+            got = sppfast.roi_align(x, rois, (3, 1), layout=layout, **options)
+            assert got.dtype == want.dtype
+            np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("channels", [1, 3, 33, 100])
 def test_sizes(size, channels, rng):

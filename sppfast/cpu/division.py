@@ -9,7 +9,7 @@ from ..cores import available_cores
 from ..plan import Grids, Plan
 from . import kernels
 from .descriptor import PARTS_WAY, ROWS_WAY, SHARED_WAY
-from .ways import Kernel, Way, all_by_rows, is_far, is_mean, reads_at_once, side_by_side
+from .ways import Kernel, Way, all_by_rows, is_far, reads_at_once, side_by_side
 
 SERIAL_ITEMS = 2**16  # less work than this, in cells to reduce, is done before a thread that is awake has come
 BIN_CELLS = 4  # a bin takes as long as so many cells
@@ -99,7 +99,7 @@ def lead_of(maps: Maps, kernel: Kernel, place: int) -> int:
     """
     size, steps = maps.dtype.itemsize, [maps.batch_step, *maps.table[0, 4:].tolist()]
     is_line = kernel.lanes * size == LINE_BYTES and maps.channels >= LINE_BLOCKS * kernel.lanes
-    if not is_line or maps.ragged or not is_far(maps, kernel) or not reads_at_once(maps, kernel) or is_mean(kernel):
+    if not is_line or maps.ragged or not is_far(maps, kernel) or not reads_at_once(maps, kernel) or kernel.is_sum:
         return 0
     return 0 if place % size or any(step % LINE_BYTES for step in steps) else place // size
 

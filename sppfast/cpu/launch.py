@@ -52,7 +52,7 @@ FEW_WORKERS = 4  # to fetch the lines of a result is twice the traffic: more mig
 WORKERS_PER_CORE = 4  # at most
 WAKE_TIMES = 8  # so many times as much is done before one that sleeps has been woken, which keeps who wakes it as long
 ORDERED_ITEMS = 2**13  # of work, in vectors: less is done before windows would have been ordered
-KEEP_BYTES = 2**24  # of scratch memory, from one call to the next
+KEEP_BYTES = 2**24  # of scratch memory, from one call to the next: more is kept as results are
 
 _NO_FIELDS = array("q", [0] * descriptor.FIELDS)
 _local = threading.local()
@@ -329,7 +329,8 @@ def _take_scratch(size: int) -> tuple[NDArray[np.uint8], int]:
     kept: tuple[NDArray[np.uint8], int] | None = _local.__dict__.pop("scratch", None)
     if kept is not None and kept[0].size >= size + LINE_BYTES:
         return kept
-    scratch = memory.scratch(size + LINE_BYTES)
+    size += LINE_BYTES
+    scratch = memory.scratch(size) if size <= KEEP_BYTES else memory.allocate((size,), np.dtype(np.uint8))
     return scratch, -(-address_of(scratch) // LINE_BYTES) * LINE_BYTES
 
 

@@ -53,7 +53,7 @@ class Kernel:
     bin_bytes: int  # of an accumulator
     area_bytes: int  # of a sum of a table of areas
     area_work: int  # to add a cell to it, compared with one of 32 bits
-    is_sum: bool
+    is_sum: bool  # and does not weigh cells
     has_index: bool
     row_work: float  # to reduce a bin by rows, compared with a maximum, and with what it takes in a tile
     part_columns: int  # of a strip
@@ -163,7 +163,7 @@ def shared_way(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Way | 
     than tiles.
     """
     apart, first = _apart(maps, mode, build), count_halvings(maps, mode)
-    for narrow in (first, NARROW) if is_mean(apart) else range(first, NARROW + 1):
+    for narrow in (first, NARROW) if apart.is_sum else range(first, NARROW + 1):
         kernel = _kernel(maps, mode, narrow, build)
         most = SHARED_BYTES if narrow == NARROW else min(WIDE_SHARED_BYTES, SHARED_BYTES)
         if maps.largest * kernel.cell_bytes <= most and maps.largest <= kernel.most_cells:
@@ -171,11 +171,6 @@ def shared_way(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Way | 
             least, rows = _shared_from(maps, kernel, apart), _row_of_its_own(maps, kernel, apart)
             return Way(kernel, SHARED_WAY, least, row_cells=rows, has_room=has_room), apart
     return None, apart
-
-
-def is_mean(kernel: Kernel) -> bool:
-    """Tell whether a kernel sums cells, and does not weigh them."""
-    return kernel.is_sum and kernel.build is kernels.build
 
 
 def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
@@ -186,7 +181,7 @@ def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
     is better the more a tile leaves the caches, and the more of a map is read again for each block; of maxima it is
     worse the more the map leaves them.
     """
-    size, sums = maps.largest * kernel.cell_bytes, is_mean(kernel)
+    size, sums = maps.largest * kernel.cell_bytes, kernel.is_sum
     if sums and maps.widest > SUM_CELLS:
         return 0  # a window wider than a part is summed in another order: that may not depend on the others
     times = PAIR_CELLS if kernel.mode == "paired" else 1
@@ -206,7 +201,7 @@ def _row_of_its_own(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
 
     Of a large map its few lines come from memory, and nothing foresees them.
     """
-    if maps.bytes < FAR_ROWS_BYTES or reads_at_once(maps, apart) or kernel.mode == "paired" or is_mean(kernel):
+    if maps.bytes < FAR_ROWS_BYTES or reads_at_once(maps, apart) or kernel.mode == "paired" or kernel.is_sum:
         return 0
     return FAR_ROW_CELLS
 

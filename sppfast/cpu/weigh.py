@@ -75,7 +75,7 @@ class Table:
         chunks = -(-self.count // TABLE_WINDOWS)
         own = {descriptor.TABLE_AT: address_of(self._memory), descriptor.CHUNKS: chunks, descriptor.WINDOWS: self.count}
         set_fields(self.fields, own)
-        precision = "float64" if maps.dtype.itemsize == 8 else "float32"
+        precision = "float64" if maps.in_double else "float32"
         kernel = kernel_of(precision, mode, 0, taps.build_tabulate).address()
         items = len(index) * WINDOW_CELLS
         launch = Launch(kernel, self.fields, chunks, items, scratch_bytes=0, order=None)
@@ -90,7 +90,7 @@ def align_maps(
     target: NDArray[Any],
     workers: int | None,
 ) -> None:
-    """Align every window into its row of the target; `mode` is ``"avg"`` or ``"peak"``.
+    """Align every window into its row of the target; `mode` is ``"mean"`` or ``"peak"``.
 
     So many windows at a time that their table stays small.
     """
@@ -177,7 +177,7 @@ def spread_means(
     """Add the gradients of the windows' means, rows of `grad`, up in the targets, contiguous (C, H, W) arrays."""
     is_wide = maps.largest * kernel_of(maps.name, "avg").bin_bytes > WIDE_BYTES
     kernel = kernel_of(maps.name, "avg", NARROW if is_wide else count_halvings(maps, "avg"), taps.build_spread)
-    table = Table(maps, plan, "avg", workers)
+    table = Table(maps, plan, "mean", workers)
     _spread(kernel, grad, maps, plan, {}, table, targets, workers)
 
 

@@ -150,7 +150,7 @@ def scale_windows(
     rois: Rois, maps: Maps, geometry: ConvGeometry, aligned: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Check windows and scale them to cells for RoI align, see `Samples`, with the map of each."""
-    count, wide = len(rois), maps.dtype.itemsize == 8
+    count, wide = len(rois), maps.in_double
     _kept, places = _place(rois, slice(0, count))
     memory = np.empty(5 * count, dtype=np.int64)
     steps = float_steps(geometry.stride, geometry.offset, wide)

@@ -262,8 +262,8 @@ template <class T, int mode> struct Reduction;
 template <class T> struct Reduction<T, MAX> { typedef Max<typename Wide<T>::type> State; typedef T Out; };
 template <class T> struct Reduction<T, ARGMAX> { typedef ArgMax<typename Wide<T>::type> State; typedef T Out; };
 template <class T> struct Reduction<T, AVG> { typedef Mean<typename Wide<T>::type> State; typedef typename MeanOf<T>::type Out; };
-template <class T> struct Reduction<T, MEAN> { typedef Mean<typename Wide<T>::type> State; typedef T Out; };
-template <class T> struct Reduction<T, PEAK> { typedef PeakValue<typename Wide<T>::type> State; typedef T Out; };
+template <class T> struct Reduction<T, MEAN> { typedef Mean<typename Wide<T>::type> State; typedef typename MeanOf<T>::type Out; };
+template <class T> struct Reduction<T, PEAK> { typedef PeakValue<typename Wide<T>::type> State; typedef typename MeanOf<T>::type Out; };
 template <class T> struct Reduction<T, ARGPEAK> { typedef PeakPlace<typename Wide<T>::type> State; typedef T Out; };
 
 __host__ __device__ constexpr bool has_places(int mode) { return mode == ARGMAX || mode == ARGPEAK; }
@@ -764,7 +764,7 @@ struct Bins {
 template <class T, int mode, int size>
 struct SampledBins {
     typedef typename Reduction<T, mode>::State State;
-    typedef typename Wide<T>::type R;
+    typedef typename Wide<typename MeanOf<T>::type>::type R;  // of coordinates
     const Call& call;
     const Map& map;
     const Window& window;

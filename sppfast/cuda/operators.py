@@ -10,7 +10,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from ..arrays import Maps, take_floats, take_maps
+from ..arrays import Maps, take_maps
 from ..dispatch import Call, Place
 from ..pooling import (
     check_aligned,
@@ -114,10 +114,10 @@ def roi_align(
 ) -> Any:
     """Align windows, see `sppfast.roi_align`."""
     pyramid, _, where = check_options(levels, mode, layout, "adaptive", False, geometry)
-    kept, maps = take_floats(x, layout, cupy)
+    kept, maps = take_maps(x, layout, cupy)
     options = {"sampling": check_ratio(sampling_ratio), "aligned": check_aligned(aligned)}
     windows = plan_windows(kept, maps, rois, batch_index, where, "align", options)
-    results = Results(out, (len(windows), pyramid.output_length(maps.channels)), maps, mode, kept)
+    results = Results(out, (len(windows), pyramid.output_length(maps.channels)), maps, "avg", kept)
     check_workers(workers)
     reduction = "peak" if mode == "max" else "mean"
     pool_windows(kept, maps, pyramid, "adaptive", windows, reduction, results.targets, options)

@@ -79,7 +79,7 @@ def plan_windows(
         "rounding": (*ROUNDINGS, "align").index(rounding),
         "status_at": 0 if status is None else status.data.ptr,
     }
-    precision = "double" if maps.dtype.itemsize == 8 and rounding == "align" else "float"
+    precision = "double" if rounding == "align" and maps.in_double else "float"
     where: dict[str, Any] = {"stride": geometry.stride, "offset": geometry.offset}
     launch(f"plan_windows<{precision}>", -(-len(numbers) // THREADS), {**fields, **where, **options})
     if status is not None and int(status[0]):

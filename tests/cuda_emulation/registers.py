@@ -10,11 +10,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "sppfast" / "cuda" / "kernels.cu"
+MODES = ("MAX", "ARGMAX", "AVG", "MEAN", "PEAK")
 TYPES = {
-    **{name: ("MAX", "ARGMAX", "AVG") for name in ("signed char", "unsigned char", "short", "unsigned short")},
-    **{name: ("MAX", "ARGMAX", "AVG") for name in ("int", "unsigned", "i64", "unsigned long long")},
-    **{name: ("MAX", "ARGMAX", "AVG", "MEAN", "PEAK") for name in ("Half", "BFloat")},
-    **{name: ("MAX", "ARGMAX", "AVG", "MEAN", "PEAK", "ARGPEAK") for name in ("float", "double")},
+    **dict.fromkeys(("signed char", "unsigned char", "short", "unsigned short"), MODES),
+    **dict.fromkeys(("int", "unsigned", "i64", "unsigned long long", "Half", "BFloat"), MODES),
+    **dict.fromkeys(("float", "double"), (*MODES, "ARGPEAK")),
 }
 BYTES = dict(zip(TYPES, (1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8), strict=True))
 SPECIFIC = ("plan_windows<{}>", "scatter_maxima<{}>", "gather_means<{}, false>", "gather_means<{}, true>")

@@ -53,9 +53,9 @@ def ragged(scale):
     return lambda: sppfast.pool(x, (4, 2, 1)), x
 
 
-def of_windows(operator, levels=(6, 3, 2, 1), channels=256, count=1000, **options):
+def of_windows(operator, levels=(6, 3, 2, 1), channels=256, count=1000, dtype="float32", **options):
     def build(scale):
-        x = random((2, channels, 38, 63))
+        x = random((2, channels, 38, 63), dtype)
         rois = windows(x, scale, count)
         return lambda: operator(x, rois, levels, **options), [x, rois]
 
@@ -95,6 +95,7 @@ OPERATORS = {
     "roi_pool, 16 channels": of_windows(sppfast.roi_pool, channels=16, count=20_000),
     "roi_align": of_windows(sppfast.roi_align),
     "roi_align, maxima": of_windows(sppfast.roi_align, mode="max"),
+    "roi_align, bytes": of_windows(sppfast.roi_align, count=100, dtype="uint8"),
     "roi_align, 16 channels": of_windows(sppfast.roi_align, channels=16, count=20_000),
     "pool_backward": backward,
     "pool_backward, mean": lambda scale: backward(scale, "avg"),

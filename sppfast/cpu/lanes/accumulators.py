@@ -106,7 +106,8 @@ def cell_at(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> ir.Value:
 
 
 def _raw_cell_at(builder: ir.IRBuilder, address: ir.Value, t: Reduction) -> ir.Value:
-    return to_cell(builder, load(builder, address, t.raw.llvm), t)
+    bits = load(builder, address, t.raw.llvm)
+    return bits if t.wide else to_cell(builder, bits, t)
 
 
 add_cell = _add_cell("add_cell", cell_at)  # of the tile
@@ -266,7 +267,7 @@ def add_weighted(typingctx: Any, accumulator: Any, value: Any, weight: Any, t: A
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         value = builder.fmul(args[1], splat(builder, args[2], t.count))
-        if t.mode == "avg":
+        if t.sums:
             return builder.fadd(args[0], value)
         larger = builder.fcmp_ordered(">", value, args[0])
         is_nan = builder.fcmp_unordered("uno", value, value)
@@ -302,7 +303,7 @@ def store_rounded(typingctx: Any, address: Any, accumulator: Any, t: Any) -> Any
 
 
 def _settled(builder: ir.IRBuilder, value: ir.Value, area: ir.Value, t: Reduction) -> ir.Value:
-    if t.mode == "avg":
+    if t.sums:
         value = divide(builder, value, builder.sitofp(area, F64), t)
     value = to_result(builder, value, t) if t.wide else value
     empty = constant(value.type, 0) if t.wide else to_cell(builder, constant(t.raw.llvm, 0), t)

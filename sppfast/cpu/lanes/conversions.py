@@ -44,15 +44,20 @@ def converts_halves() -> bool:
 def to_double(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
     """Turn the bits of any dtype, or of a cell, into float64."""
     double = ir.VectorType(F64, bits.type.count)
-    if t.kind == "signed":
-        return builder.sitofp(bits, double)
-    if t.kind == "unsigned":
-        return builder.uitofp(bits, double)
+    is_single = bits.type.element.width > t.bits  # as a cell may be
+    if t.kind != "float" and not is_single:
+        return (builder.sitofp if t.kind == "signed" else builder.uitofp)(bits, double)
     if t.bits == 64:
         return view(builder, bits, F64)
-    if bits.type.element == I16:
-        bits = _single_of_half(builder, bits, t)
-    return builder.fpext(view(builder, bits, F32), double)
+    return builder.fpext(view(builder, bits if is_single else _to_single(builder, bits, t), F32), double)
+
+
+def _to_single(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
+    """Turn the bits of up to 32 bits into those of float32."""
+    if t.kind != "float":
+        single = ir.VectorType(F32, bits.type.count)
+        return view(builder, (builder.sitofp if t.kind == "signed" else builder.uitofp)(bits, single), I32)
+    return _single_of_half(builder, bits, t) if t.bits == 16 else bits
 
 
 def _single_of_half(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
@@ -76,7 +81,7 @@ def to_cell(builder: ir.IRBuilder, bits: ir.Value, t: Reduction) -> ir.Value:
     if t.mode == "paired":
         key = builder.zext(encode(builder, bits, t), ir.VectorType(t.cell.llvm.element, bits.type.count))
         return builder.shl(key, constant(key.type, t.index_bits))
-    return encode(builder, bits, t) if t.cell.bits == t.bits else _single_of_half(builder, bits, t)
+    return encode(builder, bits, t) if t.cell.bits == t.bits else _to_single(builder, bits, t)
 
 
 def to_result(builder: ir.IRBuilder, value: ir.Value, t: Reduction) -> ir.Value:

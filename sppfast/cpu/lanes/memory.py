@@ -199,10 +199,10 @@ def clip(typingctx: Any, value: Any, low: Any, high: Any) -> Any:
 
 @intrinsic
 def rounded(typingctx: Any, value: Any, t: Any) -> Any:
-    """Round to the precision of coordinates: float32, but for maps of float64 theirs."""
+    """Round to the precision of coordinates: float32, but where results are float64 theirs."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return args[0] if t.bits == 64 else _to_single(builder, args[0])
+        return args[0] if t.out_bits == 64 else _to_single(builder, args[0])
 
     return types.float64(types.float64, t), codegen
 

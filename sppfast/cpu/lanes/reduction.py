@@ -17,6 +17,7 @@ CELL_BYTES = 128  # channel lanes of one cell of a tile: two cache lines, four r
 SUMMED_LANES = 16  # columns that are summed over rows at a time
 HALVES = 32  # that are converted at a time: a cache line
 NARROW = 2  # times that the lanes are halved of few channels: in no dtype is a transposed block of fewer
+WIDE = ("avg", "mean", "peak")  # modes that reduce float64
 SHUFFLE_BYTES = 16  # interleaving within 16 bytes is one instruction on every machine
 
 # dtype: bits, what the bits are, bits of infinity (floats)
@@ -39,7 +40,7 @@ _DTYPES = {
 
 def lanes_of(bits: int, mode: str, narrow: int) -> int:
     """Channel lanes of a cell: as many as are fast, halved so many times, but no fewer than a transposed block has."""
-    most = min(CELL_BYTES * 8 // bits, 32 if mode in ("avg", "peak") else 64)
+    most = min(CELL_BYTES * 8 // bits, 32 if mode in WIDE else 64)
     return max(most >> narrow, 2 * SHUFFLE_BYTES * 8 // bits)
 
 
@@ -70,9 +71,9 @@ class Reduction(types.Opaque):
     ----------
     dtype : str
         Of the maps.
-    mode : {"max", "argmax", "paired", "avg", "peak"}
+    mode : {"max", "argmax", "paired", "avg", "mean", "peak"}
         What is reduced; ``"paired"`` are maxima and their indices, too, each with its key in one integer, and
-        ``"peak"`` is the largest of weighted cells.
+        ``"mean"`` and ``"peak"`` are the mean and the largest of weighted cells.
     narrow : int
         How many times the lanes are halved, up to `NARROW`.
     way : str
@@ -84,14 +85,15 @@ class Reduction(types.Opaque):
         self.mode = mode
         self.way = way
         self.bits, self.kind, self.infinity = _DTYPES[dtype]
-        self.wide = mode in ("avg", "peak")  # reduced as float64, from the dtype's own bits
+        self.wide = mode in WIDE
+        self.sums = mode in ("avg", "mean")
         self.count = lanes_of(self.bits, mode, narrow)
         super().__init__(name=f"Reduction({dtype}, {mode}, {self.count}, {way})")
 
     @property
     def out_bits(self) -> int:
         """Bits of one item of the result."""
-        if self.mode != "avg" or self.kind == "float":
+        if not self.wide or self.kind == "float":
             return self.bits
         return 32 if self.bits < 32 else 64
 
@@ -107,10 +109,15 @@ class Reduction(types.Opaque):
 
     @property
     def cell(self) -> Lanes:
-        """A cell of the tile: keys, pairs or, of what is reduced as float64, the dtype's bits, of halves float32's."""
+        """A cell of the tile: keys, pairs or, of what is reduced as float64, the dtype's bits.
+
+        Where it would take long to make that of them, cell by cell, they are float32's: of halves, and of small
+        integers that are weighed.
+        """
         if self.mode == "paired":
             return Lanes(self.pair_bits, self.count)
-        return Lanes(32 if self.wide and self.kind == "float" and self.bits == 16 else self.bits, self.count)
+        is_single = self.wide and self.bits <= 16 and (self.kind == "float" or self.mode != "avg")
+        return Lanes(32 if is_single else self.bits, self.count)
 
     @property
     def raw(self) -> Lanes:
@@ -265,7 +272,7 @@ raw_cells = _size("raw_cells", lambda t: 8 if t.bits == 8 else 4 if t.wide or t.
 out_group = _size("out_group", lambda t: group_of(t.out_bits, t.count))
 pair_group = _size("pair_group", lambda t: LINE_BYTES * 8 // t.pair_bits)
 index_group = _size("index_group", lambda t: group_of(32, t.count))
-is_sum = _size("is_sum", lambda t: t.mode == "avg")
+is_sum = _size("is_sum", lambda t: t.sums)
 is_fixed = _size("is_fixed", lambda t: t.fixed)
 is_paired = _size("is_paired", lambda t: t.mode == "paired")
 has_index = _size("has_index", lambda t: t.mode in ("argmax", "paired"))
