@@ -52,6 +52,7 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     WHAT,  # is scattered, see `scatter`
     GROUP,  # channels of a task: channel blocks, or some of one
     LEAD,  # channels that all groups but the first begin earlier
+    AT_ONCE,  # whether cells are summed row by row, in all of a task's channel blocks
     LINES,  # rows of bins of all levels
     STATUS_AT,  # int64: 0, or one more than a row with an index outside its map
     BANDS,  # of rows that a map is divided into, at most
@@ -62,7 +63,7 @@ from .lanes.reduction import SHUFFLE_BYTES, cell_bytes, lane_count
     MERGE,  # whether bands are made whole now, not reduced
     AREAS,  # bytes of the table of areas that is made of the tile, for sums, and of its bounds; 0: none
     FIELDS,
-) = range(53)
+) = range(54)
 SHARED_WAY, ROWS_WAY, PARTS_WAY, RAW_WAY = "shared", "rows", "parts", "raw"
 # A row of the table of levels: rows, columns, first bin in the result; where its row edges and its column edges are
 # (starts, then stops); the finer level whose bins its bins are unions of, or -1; how many of its rows and columns.

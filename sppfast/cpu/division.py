@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from ..arrays import LINE_BYTES, Maps, remembered
 from ..cores import available_cores
 from ..plan import Grids, Plan
-from . import kernels
 from .descriptor import PARTS_WAY, ROWS_WAY, SHARED_WAY
 from .ways import Kernel, Way, all_by_rows, is_far, reads_at_once, side_by_side
 
@@ -19,6 +18,7 @@ PACK_TIMES = 8  # as long as it takes to pack the map such a part takes to be po
 LINE_BLOCKS = 8  # from which on one more is worth while, so that they begin where cache lines do
 RAW_BYTES = 2**12  # of a cell's channels that are read at once where they lie side by side
 RAW_BINS_BYTES = 2**22  # of their bins, at most: a small part of most results
+FAR_SUMS_BYTES = 2**24  # of maps whose windows are summed in all channel blocks at once
 BAND_BYTES = 2**17  # of a channel in a band of rows, at least, into which a map is divided where there are few tasks
 SUMMED_BAND = 4  # times as many where they are summed: however many tasks, so that the order is always the same
 BAND_SHARE = 8  # of a band, at most, are its bins, which are kept till those of all bands are there
@@ -31,6 +31,7 @@ class Division:
 
     results: int
     group: int  # channels of a task
+    at_once: bool  # whether all of them are summed at once, where they may be
     lead: int  # of which all but the first begin earlier
     groups: int
     chunks: int  # of a map's windows
@@ -46,8 +47,8 @@ def divide_maps(maps: Maps, plan: Plan, way: Way) -> Division:
     results = maps.count * maps.channels * plan.grids.bins
     items = BIN_CELLS * results + maps.count * maps.channels * maps.largest
     parallel = items >= SERIAL_ITEMS
-    at_once = {kind and maps.channels >= kernel.lanes for kind in side_by_side(maps)}
-    most = maps.largest // min(band_cells(maps, plan.grids, kernel, kind) for kind in at_once)
+    kinds = {kind and maps.channels >= kernel.lanes for kind in side_by_side(maps)}
+    most = maps.largest // min(band_cells(maps, plan.grids, kernel, kind) for kind in kinds)
     by_rows = way.name == ROWS_WAY and parallel and all_by_rows(maps, plan, kernel)
     group = kernel.lanes
     if by_rows:
@@ -60,7 +61,8 @@ def divide_maps(maps: Maps, plan: Plan, way: Way) -> Division:
     apart = bands > 1
     if kernel.is_sum:  # the order in which a sum is added up is the map's own affair
         bands = max(most, 1)
-    return Division(results, group, 0, groups, 1, bands, apart, tasks * bands if apart else tasks, items)
+    at_once = group > kernel.lanes and sums_at_once(maps, plan.grids, maps.count)
+    return Division(results, group, at_once, 0, groups, 1, bands, apart, tasks * bands if apart else tasks, items)
 
 
 def divide_windows(maps: Maps, plan: Plan, way: Way, used: int, address: int) -> Division:
@@ -75,7 +77,8 @@ def divide_windows(maps: Maps, plan: Plan, way: Way, used: int, address: int) ->
     lead = lead_of(maps, way.kernel, address % LINE_BYTES) if way.name == SHARED_WAY else 0
     groups = -(-(maps.channels + lead) // group)
     chunks = count_chunks(windows, used * groups, plan.cells, bins, packed) if parallel else 1
-    return Division(results, group, lead, groups, chunks, 1, False, maps.count * groups * chunks, items)
+    at_once = group > way.kernel.lanes and sums_at_once(maps, plan.grids, used)
+    return Division(results, group, at_once, lead, groups, chunks, 1, False, maps.count * groups * chunks, items)
 
 
 @remembered
@@ -85,8 +88,13 @@ def group_windows(maps: Maps, grids: Grids, way: Way, by_rows: bool, used: int, 
         return _group_rows(maps, way.kernel)
     if way.name == SHARED_WAY or (way.name == ROWS_WAY and not way.kernel.is_sum):
         return way.kernel.lanes
-    at_once = not way.kernel.is_sum or (len(grids.levels) == 1 and _are_far(maps))
+    at_once = not way.kernel.is_sum or sums_at_once(maps, grids, used)
     return group_channels(maps, grids, way.kernel, max(windows, used) if at_once else used)
+
+
+def sums_at_once(maps: Maps, grids: Grids, used: int) -> bool:
+    """Tell whether windows of so many maps are summed in all channel blocks of a task at once, if they may be."""
+    return used * maps.bytes >= FAR_SUMS_BYTES
 
 
 @remembered
@@ -131,11 +139,6 @@ def band_cells(maps: Maps, grids: Grids, kernel: Kernel, at_once: bool) -> int:
     if at_once:
         size = max(times * BAND_BYTES // maps.channels, 2 * bins // kernel.lanes)
     return max(size // maps.dtype.itemsize, 1)
-
-
-def _are_far(maps: Maps) -> bool:
-    """Tell whether one of the maps is so large that no cache holds it."""
-    return maps.bytes >= kernels.FAR_MAP_BYTES
 
 
 def count_chunks(windows: int, tasks: int, cells: int, bins: int, packed: int) -> int:

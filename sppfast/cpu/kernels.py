@@ -11,6 +11,7 @@ from .areas import subtract_areas, sum_areas
 from .compile import routine
 from .descriptor import (
     AREAS,
+    AT_ONCE,
     BAND_CELLS,
     BANDS,
     BANDS_AT,
@@ -47,8 +48,6 @@ from .reduce import finish_bins, reduce_bins, reduce_raw, reduce_shared, settle_
 from .rows import goes_by_rows, reduce_by_rows
 from .sums import SUM_CELLS, shares_sums, sum_patches, sum_raw, sum_runs
 from .write import can_wait, copy_window, lines_beside, other_row, prefetch_ends, transpose_levels
-
-FAR_MAP_BYTES = 2**25  # of a map that no cache holds
 
 
 @routine()
@@ -110,13 +109,13 @@ def sum_window(desc, tile, more, held, longer, bins, y_edges, x_edges, map_, lin
 
 
 @routine(types.boolean)
-def sums_at_once(desc, map_, x_edges):
-    """Tell whether a window is summed cell by cell, all channel blocks at once: where that is the order of parts, too.
+def sums_at_once(desc, x_edges, y0, y1):
+    """Tell whether rows of a window are summed one by one, in all channel blocks at once: in the order of parts, too.
 
-    It takes more loads and stores, and pays where a map is read from memory.
+    It takes more loads and stores, and pays where maps leave the caches.
     """
-    wide, size = load_i32(x_edges, 1) - load_i32(x_edges, 0), load_i64(map_, 1) * abs(load_i64(map_, 4))
-    return load_i64(desc, LEVELS) == 1 and wide <= SUM_CELLS and size >= FAR_MAP_BYTES
+    tall = 1 if load_i64(desc, LEVELS) == 1 else y1 - y0
+    return load_i64(desc, AT_ONCE) and tall * (load_i32(x_edges, 1) - load_i32(x_edges, 0)) <= SUM_CELLS
 
 
 @routine(only=lambda t: t.way == PARTS_WAY or t.mode == "avg")
@@ -130,9 +129,10 @@ def reduce_apart(desc, tile, more, bins, bins_step, y_edges, x_edges, y0, y1, ma
     last = load_i64(desc, CHANNELS) - (lane_count(t) if at_once else 1)
     if at_once:
         place = (bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, last)
+        summed = sums_at_once(desc, x_edges, y0, y1)
         if is_sum(t):
-            done = sum_raw(desc, more, blocks, *place, t)
-        if not is_sum(t) or (not done and sums_at_once(desc, map_, x_edges)):
+            done = sum_raw(desc, more, summed, blocks, *place, t)
+        if not is_sum(t) or (summed and not done):
             reduce_raw(desc, blocks, *place, t)
             done = blocks
     for i in range(done, blocks):

@@ -28,6 +28,7 @@ from .division import (
     divide_windows,
     enough_tasks,
     group_windows,
+    sums_at_once,
 )
 from .order import Order, blocks_of, by_place, order_windows, runs_of
 from .reduce import BLOCK_MODES
@@ -205,6 +206,7 @@ def _launch_few(maps: Maps, grids: Grids, way: Way, areas: int) -> Launch:
     address, laid_out, step = _lay_out(maps, grids, way, group, 1, areas, False, 0, 1)
     fields = laid_out[:]
     fields[descriptor.BLOCKS], fields[descriptor.CHUNKS] = groups, 1
+    fields[descriptor.AT_ONCE] = group > way.kernel.lanes and sums_at_once(maps, grids, 1)
     fields[descriptor.ROW_MAP_CELLS] = sums_by_rows_from(maps) if way.kernel.is_sum else 0
     return Launch(address, fields, groups, 0, step, None)
 
@@ -232,6 +234,7 @@ def _prepare(maps: Maps, plan: Plan, order: Order | None, way: Way, work: Divisi
     address, laid_out, step = _lay_out(maps, plan.grids, way, work.group, work.bands, areas, second, *streams)
     fields = laid_out[:]
     fields[descriptor.LEAD], fields[descriptor.BLOCKS] = work.lead, work.groups
+    fields[descriptor.AT_ONCE] = work.at_once
     fields[descriptor.CHUNKS] = work.chunks * (work.bands if work.apart else 1)
     if order is not None:
         fields[descriptor.ROW_MAP_CELLS] = sums_by_rows_from(maps) if kernel.is_sum else 0

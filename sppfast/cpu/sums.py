@@ -37,7 +37,7 @@ from .lanes.accumulators import (
 from .lanes.memory import load_i32, load_i64, store_i64
 from .lanes.reduction import accumulator_bytes, cell_bytes, item_bytes, lane_count, raw_cells, some_bytes
 from .pack import fetch_cell, fetch_end, prefetch_cell
-from .reduce import cells_ahead
+from .reduce import window_ahead
 
 SUM_CELLS = 2048  # of a part that is summed
 PATCHES = 512  # of it, at most
@@ -75,6 +75,12 @@ def strip_of(strips, edge, low, high):
     return load_i64(strips, min(max(edge, low), high) - low)
 
 
+@routine(types.boolean)
+def is_worth_patches(count, levels, area):
+    """Tell whether the bins of so many levels of an area are less work from so many patches than from its cells."""
+    return count <= PATCHES and count * levels <= area * (levels - 1)
+
+
 @routine(types.boolean, only=lambda t: t.mode == "avg", unroll=False)
 def sum_patches(desc, cells, step, across, ahead, more, bins, y_edges, x_edges, box, held, y0, y1, x0, x1, t):
     """Sum the bins of a window in a box over a part of its cells from patches, cells in the same bins of all levels.
@@ -92,7 +98,7 @@ def sum_patches(desc, cells, step, across, ahead, more, bins, y_edges, x_edges, 
     patches = x_strips + 8 * (x1 - x0 + 1)
     tall = list_strips(desc, y_cuts, y_strips, y_edges, ROWS, Y_EDGES, y0, y1)
     wide = list_strips(desc, x_cuts, x_strips, x_edges, COLUMNS, X_EDGES, x0, x1)
-    if tall * wide > PATCHES or tall * wide * levels > area * (levels - 1):
+    if not is_worth_patches(tall * wide, levels, area):
         return False
     for i in range(tall):
         top, bottom = load_i64(y_cuts, i), load_i64(y_cuts, i + 1)
@@ -135,12 +141,12 @@ def sums_raw(t):
 
 
 @routine(only=sums_raw)
-def add_row(patches, x_cuts, wide, blocks, last, cells, across, t):
+def add_row(patches, x_cuts, wide, blocks, last, cells, across, ahead, t):
     """Add the cells of a row to the patches that it goes through: of each, some channel blocks.
 
-    `last` is how far the last block is behind the first.
+    `last` is how far the last block is behind the first, and `ahead` how far what is fetched is behind the cells.
     """
-    size, ahead = lane_count(t) * item_bytes(t), cells_ahead(across, blocks, t)
+    size = lane_count(t) * item_bytes(t)
     for j in range(wide):
         right = load_i64(x_cuts, j + 1)
         for x in range(load_i64(x_cuts, j), right, raw_cells(t)):
@@ -179,16 +185,17 @@ def add_patches(desc, patches, strip, blocks, bins, bins_step, y_edges, x_edges,
 
 
 @routine(types.int64, only=sums_raw)
-def sum_raw(desc, more, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, last, t):
-    """Sum the rows [y0, y1) of a whole map, some channel blocks at once, where they lie side by side: from patches.
+def sum_raw(desc, more, at_once, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_, address, channel, last, t):
+    """Sum the rows [y0, y1) of a map or window, some channel blocks at once, where they lie side by side: from patches.
 
     The last block of all begins at the channel `last`. Row by row, cell by cell, so that memory is read in its order.
-    Returns how many blocks: none of a window, whose cells are added up in the order in which they would be from a
-    shared tile, of patches that are too small, or of rows too long for 32 bits.
+    Returns how many blocks: none of patches that are too small, or of rows too long for 32 bits; and none of a window
+    unless it is summed `at_once`, see `sums_at_once`, and would be from patches, see `sum_patches`.
     Bound: to read the map once.
     """
     x0, x1, most = load_i32(x_edges, 0), load_i32(x_edges, 1), load_i64(desc, LINES)
-    if load_i64(desc, STARTS_AT) or x1 - x0 > SUM_CELLS:
+    is_window, levels = load_i64(desc, STARTS_AT) > 0, load_i64(desc, LEVELS)
+    if x1 - x0 > SUM_CELLS or (is_window and not (at_once and levels > 1 and y0 < y1 and x0 < x1)):
         return 0
     y_cuts, x_cuts = more, more + 16 * most + 16
     y_strips = x_cuts + 16 * most + 16
@@ -196,19 +203,21 @@ def sum_raw(desc, more, blocks, bins, bins_step, y_edges, x_edges, y0, y1, map_,
     patches, part = x_strips + 8 * (x1 - x0 + 1), SUM_CELLS // max(x1 - x0, 1)
     tall = list_strips(desc, y_cuts, y_strips, y_edges, ROWS, Y_EDGES, y0, y1)
     wide = list_strips(desc, x_cuts, x_strips, x_edges, COLUMNS, X_EDGES, x0, x1)
-    if (y1 - y0) * (x1 - x0) < PATCH_CELLS * tall * wide:
+    area, count = (y1 - y0) * (x1 - x0), tall * wide
+    if not is_worth_patches(count, levels, area) if is_window else area < PATCH_CELLS * count:
         return 0
     for block in range(blocks):
         for i in range(load_i64(desc, BINS)):
             store_accumulator(bins + block * bins_step + i * accumulator_bytes(t), start(t), t)
     cells, last = address + channel * item_bytes(t), (last - channel) * item_bytes(t)
+    step, across, ahead = load_i64(map_, 4), load_i64(map_, 5), window_ahead(map_, x1 - x0, blocks, t)
     for strip in range(tall):
         bottom = load_i64(y_cuts, strip + 1)
         for top in range(load_i64(y_cuts, strip), bottom, part):
             for i in range(wide * blocks):
                 store_patch(patches + i * some_bytes(t), begin_some(start(t), t), t)
             for y in range(top, min(top + part, bottom)):
-                add_row(patches, x_cuts, wide, blocks, last, cells + y * load_i64(map_, 4), load_i64(map_, 5), t)
+                add_row(patches, x_cuts, wide, blocks, last, cells + y * step, across, ahead, t)
             place = (bins, bins_step, y_edges, x_edges, y_strips, x_strips, y0, y1, x0, x1)
             add_patches(desc, patches, strip, blocks, *place, t)
     return blocks

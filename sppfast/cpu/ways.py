@@ -32,6 +32,7 @@ AREA_BYTES = 2**23  # of the largest
 RAW_TIMES = 2  # as long takes a cell that is packed as one whose channels lie side by side, and that is reduced there
 FAR_RAW_BYTES = 2**19  # of a tile, or of a wide block of its map: for each it takes as long again, twice with indices
 FAR_RAW_TIMES = 10  # as long, at most, for a block
+FAR_MAP_BYTES = 2**25  # of a map that no cache holds
 FAR_ROWS_BYTES = 2**24  # of a map of which a row of a window, by itself, takes longer
 FAR_ROW_CELLS = 32  # than its cells, as long as so many more
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows, where a bin takes no more work than a maximum
@@ -190,7 +191,7 @@ def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
         far = min(maps.largest * apart.lanes * maps.dtype.itemsize // each, FAR_RAW_TIMES)
         most = max(times, far, size // each)
         if kernel.mode == "max":
-            most = min(most, FAR_RAW_TIMES * kernels.FAR_MAP_BYTES // maps.bytes)
+            most = min(most, FAR_RAW_TIMES * FAR_MAP_BYTES // maps.bytes)
         return maps.largest * max(most, RAW_TIMES)
     near = size <= TILE_BYTES and not sums and times == 1
     return -(-maps.largest // 2) if near else maps.largest * times
