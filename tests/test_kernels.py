@@ -1027,3 +1027,23 @@ def test_staged_cells_are_the_cells(rng, set_row_cells, view, shape, dtype, opti
             found = call(VIEWS[view](whole.copy()))
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=rounded)
+
+
+@pytest.mark.parametrize(("count", "shared"), [(1, 0), (8, 1)])
+def test_small_windows_share_tiles_where_their_maps_leave_the_caches(rng, monkeypatch, forget, count, shared):
+    """Each of their rows is a line or two from memory: three small ones of one map do not, those of several do."""
+    x = rng.standard_normal((count, 32, 16, 16), dtype=np.float32)
+    corners = 16 * rng.integers(1, 10, (count, 3, 2))
+    rois = np.concatenate([corners, corners + 96.0], axis=2)
+    alone = np.concatenate([sppfast.roi_pool(*own, 2) for own in zip(x, rois, strict=True)])
+    seen = []
+
+    def run(kind, fields, workers, run=launch.run):
+        seen.append(fields[descriptor.SHARED])
+        run(kind, fields, workers)
+
+    monkeypatch.setattr(ways, "FAR_ROWS_BYTES", 2 * x[0].nbytes)
+    monkeypatch.setattr(launch, "run", run)
+    forget()
+    np.testing.assert_array_equal(sppfast.roi_pool(x, list(rois), 2), alone)
+    assert seen == [shared]

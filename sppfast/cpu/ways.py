@@ -33,8 +33,8 @@ RAW_TIMES = 2  # as long takes a cell that is packed as one whose channels lie s
 FAR_RAW_BYTES = 2**19  # of a tile, or of a wide block of its map: for each it takes as long again, twice with indices
 FAR_RAW_TIMES = 10  # as long, at most, for a block
 FAR_MAP_BYTES = 2**25  # of a map that no cache holds
-FAR_ROWS_BYTES = 2**24  # of a map of which a row of a window, by itself, takes longer
-FAR_ROW_CELLS = 32  # than its cells, as long as so many more
+FAR_ROWS_BYTES = 2**24  # of maps of which a row of a window, by itself, takes longer
+FAR_ROW_CELLS = 32  # than its cells, as long as so many more; half as many where a tile takes longer, too
 ROW_CELLS = 32  # of a bin, at least, to reduce by rows, where a bin takes no more work than a maximum
 ROW_BINS = 10  # a map takes so by itself as long as so many bins
 PLANE_BYTES = 2**19  # of a channel that is read again for a second level from a near cache
@@ -115,11 +115,13 @@ class Way:
     map_cells: int = 0  # of the windows of a map, at least
     window_cells: int = 0  # of a window, at least, as a mean
     row_cells: int = 0  # as many as which a row of a window counts besides
+    far_maps: int = 1  # of so many maps, at least
     has_room: bool = False  # for a second tile
 
     def pays(self, cells: int, windows: int, used: int) -> bool:
         """Tell whether so many windows of so many maps have cells enough; rows as if they were squares."""
-        counted = cells + self.row_cells * math.isqrt(cells * windows) if self.row_cells else cells
+        far = self.row_cells > 0 and used >= self.far_maps
+        counted = cells + self.row_cells * math.isqrt(cells * windows) if far else cells
         return counted >= used * self.map_cells and cells >= windows * self.window_cells
 
 
@@ -170,7 +172,8 @@ def shared_way(maps: Maps, mode: str, build: Callable[..., Any]) -> tuple[Way | 
         if maps.largest * kernel.cell_bytes <= most and maps.largest <= kernel.most_cells:
             has_room = maps.largest * kernel.bin_bytes <= SECOND_BYTES
             least, rows = _shared_from(maps, kernel, apart), _row_of_its_own(maps, kernel, apart)
-            return Way(kernel, SHARED_WAY, least, row_cells=rows, has_room=has_room), apart
+            far_maps = -(-FAR_ROWS_BYTES // maps.bytes)
+            return Way(kernel, SHARED_WAY, least, row_cells=rows, far_maps=far_maps, has_room=has_room), apart
     return None, apart
 
 
@@ -200,11 +203,11 @@ def _shared_from(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
 def _row_of_its_own(maps: Maps, kernel: Kernel, apart: Kernel) -> int:
     """Count the cells that a row of a window, by itself, takes as long as besides its own.
 
-    Of a large map its few lines come from memory, and nothing foresees them.
+    Where maps leave the caches its few lines come from memory, and nothing foresees them.
     """
-    if maps.bytes < FAR_ROWS_BYTES or reads_at_once(maps, apart) or kernel.mode == "paired" or kernel.is_sum:
+    if reads_at_once(maps, apart) or kernel.mode == "paired":
         return 0
-    return FAR_ROW_CELLS
+    return FAR_ROW_CELLS // 2 if kernel.is_sum or kernel.has_index else FAR_ROW_CELLS
 
 
 def _apart(maps: Maps, mode: str, build: Callable[..., Any] = kernels.build) -> Kernel:
