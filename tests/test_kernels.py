@@ -1029,6 +1029,25 @@ def test_staged_cells_are_the_cells(rng, set_row_cells, view, shape, dtype, opti
             np.testing.assert_allclose(a, b, rtol=rounded)
 
 
+@pytest.mark.parametrize("levels", [5, (6, 3, 2, 1), (4, (2, 3)), (9, 8, 1)], ids=str)
+@pytest.mark.parametrize("size", [(7, 9), (13, 13), (30, 41), (60, 50)], ids=str)
+def test_means_that_are_summed_at_once_have_the_same_bits(rng, monkeypatch, forget, size, levels):
+    """Of whole maps and of windows: it may not depend on how many others there are."""
+    x = rng.standard_normal((2, *size, 80))
+    corners = np.sort(rng.integers(0, size[::-1], (2, 20, 2, 2)), axis=2)  # of windows: the first and the last cell
+    rois = np.concatenate([corners[:, :, 0], corners[:, :, 1] + 1], axis=2)
+    monkeypatch.setattr(ways, "RAW_TIMES", 2**40)  # windows share no tile
+    monkeypatch.setattr(division, "TASKS_PER_CORE", 0)  # and tasks have all channels
+    results, options = [], {"mode": "avg", "layout": "NHWC"}
+    for least in (0, 2**60):
+        monkeypatch.setattr(division, "FAR_SUMS_BYTES", least)
+        forget()
+        of_windows = sppfast.roi_pool(x, list(rois), levels, rounding="cells", **options)
+        results.append((sppfast.pool(x, levels, **options), of_windows))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(("count", "shared"), [(1, 0), (8, 1)])
 def test_small_windows_share_tiles_where_their_maps_leave_the_caches(rng, monkeypatch, forget, count, shared):
     """Each of their rows is a line or two from memory: three small ones of one map do not, those of several do."""

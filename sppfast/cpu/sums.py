@@ -189,13 +189,14 @@ def sum_raw(desc, more, at_once, blocks, bins, bins_step, y_edges, x_edges, y0, 
     """Sum the rows [y0, y1) of a map or window, some channel blocks at once, where they lie side by side: from patches.
 
     The last block of all begins at the channel `last`. Row by row, cell by cell, so that memory is read in its order.
-    Returns how many blocks: none of patches that are too small, or of rows too long for 32 bits; and none of a window
-    unless it is summed `at_once`, see `sums_at_once`, and would be from patches, see `sum_patches`.
+    Returns how many blocks: none of rows too long for 32 bits; and none of patches that are too small, or of a window,
+    unless they are summed `at_once`, see `sums_at_once`, and would be from patches otherwise, see `sum_patches`.
     Bound: to read the map once.
     """
     x0, x1, most = load_i32(x_edges, 0), load_i32(x_edges, 1), load_i64(desc, LINES)
-    is_window, levels = load_i64(desc, STARTS_AT) > 0, load_i64(desc, LEVELS)
-    if x1 - x0 > SUM_CELLS or (is_window and not (at_once and levels > 1 and y0 < y1 and x0 < x1)):
+    is_map, levels = load_i64(desc, STARTS_AT) == 0, load_i64(desc, LEVELS)
+    may_join = at_once and levels > 1 and y0 < y1 and x0 < x1
+    if x1 - x0 > SUM_CELLS or not (is_map or may_join):
         return 0
     y_cuts, x_cuts = more, more + 16 * most + 16
     y_strips = x_cuts + 16 * most + 16
@@ -204,7 +205,7 @@ def sum_raw(desc, more, at_once, blocks, bins, bins_step, y_edges, x_edges, y0, 
     tall = list_strips(desc, y_cuts, y_strips, y_edges, ROWS, Y_EDGES, y0, y1)
     wide = list_strips(desc, x_cuts, x_strips, x_edges, COLUMNS, X_EDGES, x0, x1)
     area, count = (y1 - y0) * (x1 - x0), tall * wide
-    if not is_worth_patches(count, levels, area) if is_window else area < PATCH_CELLS * count:
+    if not (is_map and area >= PATCH_CELLS * count) and not (may_join and is_worth_patches(count, levels, area)):
         return 0
     for block in range(blocks):
         for i in range(load_i64(desc, BINS)):
