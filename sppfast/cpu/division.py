@@ -61,7 +61,7 @@ def divide_maps(maps: Maps, plan: Plan, way: Way) -> Division:
     apart = bands > 1
     if kernel.is_sum:  # the order in which a sum is added up is the map's own affair
         bands = max(most, 1)
-    at_once = group > kernel.lanes and sums_at_once(maps, plan.grids, maps.count)
+    at_once = group > kernel.lanes and sums_at_once(maps, maps.count)
     return Division(results, group, at_once, 0, groups, 1, bands, apart, tasks * bands if apart else tasks, items)
 
 
@@ -77,7 +77,7 @@ def divide_windows(maps: Maps, plan: Plan, way: Way, used: int, address: int) ->
     lead = lead_of(maps, way.kernel, address % LINE_BYTES) if way.name == SHARED_WAY else 0
     groups = -(-(maps.channels + lead) // group)
     chunks = count_chunks(windows, used * groups, plan.cells, bins, packed) if parallel else 1
-    at_once = group > way.kernel.lanes and sums_at_once(maps, plan.grids, used)
+    at_once = group > way.kernel.lanes and sums_at_once(maps, used)
     return Division(results, group, at_once, lead, groups, chunks, 1, False, maps.count * groups * chunks, items)
 
 
@@ -88,11 +88,11 @@ def group_windows(maps: Maps, grids: Grids, way: Way, by_rows: bool, used: int, 
         return _group_rows(maps, way.kernel)
     if way.name == SHARED_WAY or (way.name == ROWS_WAY and not way.kernel.is_sum):
         return way.kernel.lanes
-    at_once = not way.kernel.is_sum or sums_at_once(maps, grids, used)
+    at_once = not way.kernel.is_sum or sums_at_once(maps, used)
     return group_channels(maps, grids, way.kernel, max(windows, used) if at_once else used)
 
 
-def sums_at_once(maps: Maps, grids: Grids, used: int) -> bool:
+def sums_at_once(maps: Maps, used: int) -> bool:
     """Tell whether windows of so many maps are summed in all channel blocks of a task at once, if they may be."""
     return used * maps.bytes >= FAR_SUMS_BYTES
 

@@ -206,7 +206,7 @@ def _launch_few(maps: Maps, grids: Grids, way: Way, areas: int) -> Launch:
     address, laid_out, step = _lay_out(maps, grids, way, group, 1, areas, False, 0, 1)
     fields = laid_out[:]
     fields[descriptor.BLOCKS], fields[descriptor.CHUNKS] = groups, 1
-    fields[descriptor.AT_ONCE] = group > way.kernel.lanes and sums_at_once(maps, grids, 1)
+    fields[descriptor.AT_ONCE] = group > way.kernel.lanes and sums_at_once(maps, 1)
     fields[descriptor.ROW_MAP_CELLS] = sums_by_rows_from(maps) if way.kernel.is_sum else 0
     return Launch(address, fields, groups, 0, step, None)
 
