@@ -1,7 +1,7 @@
 """Memory of results. A large one is a large part of a call: the system clears fresh pages before they are written.
 
-So the memory of the last large results stays after them, for the next ones of their size or a little less: one image
-has more windows than another. The system is told that it may take it back (``MADV_FREE``): it does when memory runs
+So the memory of the last large results stays after them, for the next ones, down to half of their size: one image has
+more windows than another. The system is told that it may take it back (``MADV_FREE``): it does when memory runs
 short, and the next result then gets fresh pages. Results of some megabytes malloc would keep, unless it finds that it
 has too much: they are kept here, when a size like theirs comes again, as it would keep them. Too much is what values
 and indices free at once, which are smaller ones: those share a piece.

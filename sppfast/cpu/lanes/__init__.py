@@ -7,5 +7,5 @@ integers: the kernels compute them, and the plan sets the bounds that keep them 
 Everything that depends on the dtype or on what is computed hangs on one compile-time token, a `Reduction`, that the
 functions here take as their last argument. Max works on *keys*: the bits of a number turned into a signed integer of
 the same order, every NaN above infinity, so that one integer comparison does it all, for every dtype. What needs
-arithmetic, avg and the weighted peak of RoI align, works on float64.
+arithmetic, avg and the weighted mean and peak of RoI align, works on float64.
 """
